@@ -1,0 +1,168 @@
+// The one door to anything that multiplies: a Device packs weights into its own memory and runs
+// products on them. CPU, CUDA and Vulkan are rows behind this header; nothing outside kernels/ sees more.
+//
+// Thread-safety: every method may be called from any thread. Run blocks; DeviceInfo::lanes says how many
+// Runs may usefully overlap. Ownership: PackedWeight is shared and immutable; deleting the last
+// reference frees its device memory at once.
+//
+// Invariants
+//   1. Every Device and every kernel gives the bytes of kernels/reference.h.
+//   2. A PackedWeight is made only by a Packer (or loaded from an image that a Packer made), and a kernel
+//      whose layout differs refuses it (LAYOUT_MISMATCH): wrong numbers are never an outcome.
+//   3. Packing needs at most 4 MiB beyond the packed copy.
+//   4. No exception crosses this door; faults are returned. Out of memory is a Fault, not an abort.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/matmul.h"
+
+namespace qmatmul {
+
+struct DeviceInfo {
+  std::string id;           // "cpu", "cuda:0"
+  std::string kind;         // "cpu"
+  std::string description;  // the processor's own name
+  int threads = 1;          // size of the compute team
+  int lanes = 1;            // Runs that may overlap usefully
+  int64_t memory_bytes = 0;
+  std::vector<std::string> features;
+};
+
+struct KernelInfo {
+  std::string name;  // "cpu.avx2.s8s8s32.6x16x4": device.isa.types.mr x nr x kr, unique
+  bool supported = false;  // this machine can run it
+  bool disabled = false;   // by configuration
+  std::string reason;      // why not supported or disabled
+  std::string layout;      // the packed layout it reads
+};
+
+// A weight in device memory: panels, column sums, scales, bias. Immutable.
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+  PackedWeight(const PackedWeight&) = delete;
+  PackedWeight& operator=(const PackedWeight&) = delete;
+
+  const WeightSpec& spec() const { return spec_; }
+  // Names everything that makes two packed layouts differ: "n16k4.s8".
+  const std::string& layout() const { return layout_; }
+  const std::string& device() const { return device_; }
+  // Device memory held, to the byte.
+  int64_t bytes() const { return bytes_; }
+  // Σ_k W[k][n], host memory, n of them.
+  virtual std::span<const int32_t> column_sums() const = 0;
+
+ protected:
+  PackedWeight(WeightSpec spec, std::string layout, std::string device)
+      : spec_(spec), layout_(std::move(layout)), device_(std::move(device)) {}
+  int64_t bytes_ = 0;
+
+ private:
+  WeightSpec spec_;
+  std::string layout_;
+  std::string device_;
+};
+
+// Packs one weight from its upload bytes: data, scales, bias, in that order, cut anywhere.
+// Used by one thread at a time. Dropping it before Finish frees everything.
+class Packer {
+ public:
+  virtual ~Packer() = default;
+  // Faults: INVALID_ARGUMENT UPLOAD_LONG, SCALE_RANGE, BIAS_RANGE, INT2_CODE, PADDING_BITS.
+  virtual Fault Append(std::span<const std::byte> bytes) = 0;
+  // Faults: INVALID_ARGUMENT UPLOAD_SHORT.
+  virtual Fault Finish(std::shared_ptr<const PackedWeight>* weight) = 0;
+};
+
+// Where one output of a segment's request goes and what became of it. Views of the whole request.
+struct SegmentOutput {
+  Epilogue epilogue;
+  OutputView view;
+  Outcome outcome;
+  // When not empty: row_checks[m] receives c[m] = Σ_n acc[m][n]·r[n] mod 2⁶⁴ (numerics §7), for r of
+  // Work::Step::check_vectors.
+  std::span<uint64_t> row_checks;
+};
+
+// A run of rows of one request. Several segments, of different requests, types and epilogues, share one
+// Run: the answer of a row never depends on its neighbours.
+struct RowSegment {
+  const ActivationView* activations = nullptr;
+  int64_t row_begin = 0;  // rows [row_begin, row_begin + rows) of the request
+  int64_t rows = 0;
+  std::span<SegmentOutput> outputs;  // one per weight of the (last) step
+  // Dynamic quantization: receives sa of each row of the request when not empty.
+  std::span<float> scales_used;
+  // Set by Run when this segment's own input was refused (ACTIVATION_RANGE); its outputs are then void.
+  Fault fault;
+};
+
+struct WorkStep {
+  std::span<const std::shared_ptr<const PackedWeight>> weights;  // 1 … 16, sharing K
+  Arithmetic arithmetic = Arithmetic::kW8A8;
+  // One per weight when a segment asks for row_checks: r[n] in [1, 2³¹).
+  std::span<const std::span<const uint32_t>> check_vectors;
+};
+
+struct Work {
+  std::span<RowSegment> segments;
+  std::span<const WorkStep> steps;  // one; a chain has several
+  std::string_view kernel;          // forced kernel name; empty: the device chooses by rows
+  int threads_max = 0;              // 0: the whole team; 1: the calling thread alone
+};
+
+// What a Run did.
+struct RunReport {
+  std::string_view kernel;  // lives as long as the device
+  int64_t rows = 0;
+  int64_t padded_rows = 0;
+  int64_t pack_ns = 0;      // gathering and quantizing the activations
+  int64_t compute_ns = 0;   // all of it, packing included
+};
+
+// One kernel's standing for a given number of rows; see Device::Explain.
+struct KernelChoice {
+  std::string name;
+  bool eligible = false;
+  bool chosen = false;
+  std::optional<int64_t> predicted_ns;  // unset until measured
+  std::string reason;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const DeviceInfo& info() const = 0;
+  // All kernels built in, best first, those this machine cannot run included.
+  virtual std::vector<KernelInfo> Kernels() const = 0;
+
+  // The spec must have passed CheckSpec. RESOURCE_EXHAUSTED when memory is short; UNIMPLEMENTED for a
+  // data type this device does not pack.
+  virtual Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) = 0;
+  // The same in one call.
+  Fault Pack(const WeightView& weight, std::shared_ptr<const PackedWeight>* packed);
+  // Rows [k_begin, k_end) of the weight as plain int8 values, row-major [k_end - k_begin, n].
+  virtual Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
+                       std::span<int8_t> out) const = 0;
+
+  // Computes every segment. A segment's own bad input lands in its `fault` and leaves the others alone;
+  // the returned fault means that nothing was computed: LAYOUT_MISMATCH (INTERNAL), KERNEL_UNKNOWN
+  // (INVALID_ARGUMENT), KERNEL_UNSUPPORTED (FAILED_PRECONDITION), device lost.
+  virtual Fault Run(const Work& work, RunReport* report) = 0;
+
+  // The kernels for `rows` rows of these weights, the choice first, each with its reason.
+  virtual std::vector<KernelChoice> Explain(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
+                                            Arithmetic arithmetic, std::string_view forced) const = 0;
+  // Predicted time of a Run on `threads` threads (0: the team), for routing and for what runs inline.
+  virtual int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const = 0;
+};
+
+}  // namespace qmatmul

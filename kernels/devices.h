@@ -1,0 +1,24 @@
+// The device table: one row per folder beside this file.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+
+namespace qmatmul {
+
+struct DeviceOptions {
+  int threads = 0;                 // CPU team size; 0: what the cgroup quota and affinity allow
+  int team_spin_us_max = 0;        // how long an idle team member spins before it parks
+  std::string disabled_kernels;    // comma-separated names or prefixes: "cpu.avx512_vnni,cpu.avx2"
+};
+
+// Opens every device this machine has; the CPU is always the first.
+std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options);
+
+// Every kind there is a folder for, present or not.
+std::vector<std::string> KnownDeviceKinds();
+
+}  // namespace qmatmul
