@@ -15,8 +15,8 @@ constexpr std::string_view kEnvironmentPrefix = "QMATMUL_";
 
 using Member = std::variant<std::string Options::*, int64_t Options::*, bool Options::*>;
 
-// One option. Numbers take min … max and, for names with "bytes", a KiB, MiB or GiB suffix; words take
-// one of `words`, or anything when it is empty.
+// One option. Numbers take min … max and, for names with "bytes", a KiB, MiB or GiB suffix; words
+// take one of `words`, or anything when it is empty.
 struct Row {
   std::string_view name;
   Member member;
@@ -32,9 +32,12 @@ constexpr Row kTable[] = {
     {"config", &Options::config, "", 0, 0, "", "file of `name = value` lines; # starts a comment"},
     {"listen", &Options::listen, "127.0.0.1:8500", 0, 0, "",
      "gRPC addresses, comma-separated: host:port (port 0: any free one) or unix:/path"},
-    {"http_listen", &Options::http_listen, "127.0.0.1:8501", 0, 0, "", "host:port of /metrics; empty: none"},
-    {"log_format", &Options::log_format, "text", 0, 0, "text|json", "log lines for people or for machines"},
-    {"log_level", &Options::log_level, "info", 0, 0, "debug|info|warn|error", "least severe line that is logged"},
+    {"http_listen", &Options::http_listen, "127.0.0.1:8501", 0, 0, "",
+     "host:port of /metrics; empty: none"},
+    {"log_format", &Options::log_format, "text", 0, 0, "text|json",
+     "log lines for people or for machines"},
+    {"log_level", &Options::log_level, "info", 0, 0, "debug|info|warn|error",
+     "least severe line that is logged"},
     {"disable_kernels", &Options::disable_kernels, "", 0, 0, "",
      "comma-separated kernel names or prefixes never to use: cpu.avx512_vnni,cpu.avx2"},
     {"message_bytes_max", &Options::message_bytes_max, "64MiB", 64 * kKiB, 2 * kGiB - 1, "",
@@ -48,7 +51,8 @@ constexpr Row kTable[] = {
     {"weight_bytes_max", &Options::weight_bytes_max, "0", 0, int64_t{1} << 50, "",
      "packed weights on one device; 0: three quarters of its memory"},
     {"uploads_max", &Options::uploads_max, "16", 1, 1024, "", "weights uploaded at the same time"},
-    {"threads", &Options::threads, "0", 0, 4096, "", "compute team of the CPU; 0: what affinity and quota allow"},
+    {"threads", &Options::threads, "0", 0, 4096, "",
+     "compute team of the CPU; 0: what affinity and quota allow"},
     {"team_spin_us_max", &Options::team_spin_us_max, "0", 0, 10'000, "",
      "how long an idle team member spins before it parks"},
     {"inline_us_max", &Options::inline_us_max, "20", 0, 1000, "",
@@ -61,7 +65,8 @@ constexpr Row kTable[] = {
 };
 
 const Row* FindRow(std::string_view name) {
-  const auto row = std::find_if(std::begin(kTable), std::end(kTable), [&](const Row& r) { return r.name == name; });
+  const auto row = std::find_if(std::begin(kTable), std::end(kTable),
+                                [&](const Row& r) { return r.name == name; });
   return row == std::end(kTable) ? nullptr : row;
 }
 
@@ -104,13 +109,15 @@ bool ParseNumber(const Row& row, std::string_view text, int64_t* value, std::str
   }
   int64_t number = 0;
   const auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-  const bool parsed = code == std::errc() && end == digits.data() + digits.size() && !digits.empty();
+  const bool parsed =
+      code == std::errc() && end == digits.data() + digits.size() && !digits.empty();
   if (parsed && number >= row.min && number <= row.max / unit && number * unit >= row.min) {
     *value = number * unit;
     return true;
   }
   *error = std::string(row.name) + " = \"" + std::string(text) + "\" must be a whole number from " +
-           std::to_string(row.min) + " to " + std::to_string(row.max) + (takes_suffix ? " (KiB, MiB, GiB may follow)" : "");
+           std::to_string(row.min) + " to " + std::to_string(row.max) +
+           (takes_suffix ? " (KiB, MiB, GiB may follow)" : "");
   return false;
 }
 
@@ -129,7 +136,8 @@ bool ParseWord(const Row& row, std::string_view text, std::string* value, std::s
   return false;
 }
 
-bool Set(const Row& row, std::string_view text, const std::string& origin, LoadedOptions* loaded, std::string* error) {
+bool Set(const Row& row, std::string_view text, const std::string& origin, LoadedOptions* loaded,
+         std::string* error) {
   loaded->origin[row.name] = origin;
   Options& options = loaded->options;
   if (const auto* word = std::get_if<std::string Options::*>(&row.member))
@@ -144,7 +152,8 @@ struct Flags {
   std::map<const Row*, std::string> values;
 };
 
-bool ReadFlags(std::span<const char* const> arguments, LoadedOptions* loaded, Flags* flags, std::string* error) {
+bool ReadFlags(std::span<const char* const> arguments, LoadedOptions* loaded, Flags* flags,
+               std::string* error) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string_view argument = arguments[i];
     bool* const action = argument == "--help"           ? &loaded->help
@@ -166,7 +175,8 @@ bool ReadFlags(std::span<const char* const> arguments, LoadedOptions* loaded, Fl
       *error = std::string(flag) + " needs a value";
       return false;
     }
-    flags->values[row] = equals == std::string_view::npos ? arguments[++i] : argument.substr(equals + 1);
+    flags->values[row] =
+        equals == std::string_view::npos ? arguments[++i] : argument.substr(equals + 1);
   }
   return true;
 }
@@ -202,15 +212,16 @@ bool ReadFile(const std::string& path, LoadedOptions* loaded, std::string* error
   return true;
 }
 
-bool ReadEnvironment(std::span<const char* const> environment, const Row* only, LoadedOptions* loaded,
-                     std::string* error) {
+bool ReadEnvironment(std::span<const char* const> environment, const Row* only,
+                     LoadedOptions* loaded, std::string* error) {
   for (const std::string_view variable : environment) {
     if (!variable.starts_with(kEnvironmentPrefix)) continue;
     const size_t equals = variable.find('=');
     const std::string name(variable.substr(0, equals));
     const Row* row = FindRow(RowName(std::string_view(name).substr(kEnvironmentPrefix.size())));
     if (row == nullptr && only == nullptr)
-      loaded->warnings.push_back("environment variable " + name + " is no option of the server and is ignored");
+      loaded->warnings.push_back("environment variable " + name +
+                                 " is no option of the server and is ignored");
     if (row == nullptr || (only != nullptr && row != only)) continue;
     if (!Set(*row, variable.substr(equals + 1), "environment " + name, loaded, error)) {
       *error = "environment " + name + ": " + *error;
@@ -222,7 +233,8 @@ bool ReadEnvironment(std::span<const char* const> environment, const Row* only, 
 
 std::string ValueText(const Row& row, const Options& options) {
   if (const auto* word = std::get_if<std::string Options::*>(&row.member)) return options.**word;
-  if (const auto* number = std::get_if<int64_t Options::*>(&row.member)) return std::to_string(options.**number);
+  if (const auto* number = std::get_if<int64_t Options::*>(&row.member))
+    return std::to_string(options.**number);
   return options.*std::get<bool Options::*>(row.member) ? "on" : "off";
 }
 
@@ -234,12 +246,14 @@ bool LoadOptions(std::span<const char* const> arguments, std::span<const char* c
     if (!Set(row, row.fallback, "default", loaded, error)) return false;
   Flags flags;
   if (!ReadFlags(arguments, loaded, &flags, error)) return false;
-  // Which file to read is decided by flag and environment alone; then everything is laid over it in order.
+  // Which file to read is decided by flag and environment alone; then everything is laid over it in
+  // order.
   const Row* config = FindRow("config");
   if (!ReadEnvironment(environment, config, loaded, error)) return false;
   if (const auto flag = flags.values.find(config); flag != flags.values.end())
     loaded->options.config = flag->second;
-  if (!loaded->options.config.empty() && !ReadFile(loaded->options.config, loaded, error)) return false;
+  if (!loaded->options.config.empty() && !ReadFile(loaded->options.config, loaded, error))
+    return false;
   if (!ReadEnvironment(environment, nullptr, loaded, error)) return false;
   for (const auto& [row, value] : flags.values) {
     if (Set(*row, value, "flag", loaded, error)) continue;
@@ -252,10 +266,12 @@ bool LoadOptions(std::span<const char* const> arguments, std::span<const char* c
 std::string HelpText() {
   std::string text =
       "qmatmul-server: serves quantized matrix multiplication over gRPC.\n\n"
-      "Each option is a flag, an environment variable or a line of the config file; flag > environment > file > "
+      "Each option is a flag, an environment variable or a line of the config file; flag > "
+      "environment > file > "
       "default.\n\n";
   for (const Row& row : kTable) {
-    text += "  " + FlagName(row.name) + " VALUE   (" + EnvironmentName(row.name) + ")\n      " + std::string(row.help);
+    text += "  " + FlagName(row.name) + " VALUE   (" + EnvironmentName(row.name) + ")\n      " +
+            std::string(row.help);
     if (!row.words.empty()) text += " [" + std::string(row.words) + "]";
     if (!row.fallback.empty()) text += " (default " + std::string(row.fallback) + ")";
     text += '\n';
@@ -272,7 +288,8 @@ std::string ConfigText(const LoadedOptions& loaded) {
   for (const Row& row : kTable) {
     if (row.name == "config" && loaded.options.config.empty()) continue;
     // A file cannot name another file, so the line that shows it is a comment.
-    text += (row.name == "config" ? "# " : "") + std::string(row.name) + " = " + ValueText(row, loaded.options);
+    text += (row.name == "config" ? "# " : "") + std::string(row.name) + " = " +
+            ValueText(row, loaded.options);
     text += "  # " + loaded.origin.at(row.name) + '\n';
   }
   return text;

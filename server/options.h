@@ -1,10 +1,12 @@
 // Every limit and knob of the server, in one table (options.cc).
 //
-// A value comes from the first of: flag (--queue-requests-max 64), environment (QMATMUL_QUEUE_REQUESTS_MAX),
-// config file (queue_requests_max = 64), default. Flags and file keys that are not in the table are errors;
-// an environment variable that is not is a warning, since schedulers set variables named after services.
+// A value comes from the first of: flag (--queue-requests-max 64), environment
+// (QMATMUL_QUEUE_REQUESTS_MAX), config file (queue_requests_max = 64), default. Flags and file keys
+// that are not in the table are errors; an environment variable that is not is a warning, since
+// schedulers set variables named after services.
 //
-// Options is a plain value. LoadOptions reads its arguments and the file they name, and nothing else.
+// Options is a plain value. LoadOptions reads its arguments and the file they name, and nothing
+// else.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +41,8 @@ struct Options {
 
 struct LoadedOptions {
   Options options;
-  // Where each value came from: "default", "file /etc/qmatmul.conf:3", "environment QMATMUL_LISTEN", "flag".
+  // Where each value came from: "default", "file /etc/qmatmul.conf:3", "environment
+  // QMATMUL_LISTEN", "flag".
   std::map<std::string_view, std::string> origin;
   std::vector<std::string> warnings;
   bool help = false;
@@ -47,8 +50,8 @@ struct LoadedOptions {
   bool print_config = false;
 };
 
-// `arguments` without the program's name; `environment` as "NAME=value". False: `error` says which key or
-// value is wrong, what is allowed, and where it stood.
+// `arguments` without the program's name; `environment` as "NAME=value". False: `error` says which
+// key or value is wrong, what is allowed, and where it stood.
 bool LoadOptions(std::span<const char* const> arguments, std::span<const char* const> environment,
                  LoadedOptions* loaded, std::string* error);
 

@@ -1,4 +1,5 @@
-// The clock seam: everything in the engine that looks at the time asks a Clock, so that tests own time.
+// The clock seam: everything in the engine that looks at the time asks a Clock, so that tests own
+// time.
 //
 // Thread-safety: all methods may be called from any thread.
 #pragma once

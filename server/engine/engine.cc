@@ -6,18 +6,21 @@
 namespace qmatmul {
 namespace {
 
-// Bounds of what a refused client is told to wait: long enough to matter, short enough to notice room.
+// Bounds of what a refused client is told to wait: long enough to matter, short enough to notice
+// room.
 constexpr int64_t kRetryNsMin = 1'000'000;
 constexpr int64_t kRetryNsMax = 1'000'000'000;
 
 std::vector<Metrics::KernelKey> KernelKeys(const std::vector<Device*>& devices) {
   std::vector<Metrics::KernelKey> keys;
   for (const Device* device : devices)
-    for (const KernelInfo& kernel : device->Kernels()) keys.push_back({device->info().id, kernel.name});
+    for (const KernelInfo& kernel : device->Kernels())
+      keys.push_back({device->info().id, kernel.name});
   return keys;
 }
 
-std::string RuleText(const RouteQuery& query, const Route& route, const std::string& kernel_reason) {
+std::string RuleText(const RouteQuery& query, const Route& route,
+                     const std::string& kernel_reason) {
   std::string rule = "rows = " + std::to_string(query.rows) + ": ";
   rule += query.device.empty() ? "device by least predicted time" : "device forced by the request";
   rule += query.kernel.empty() ? "; kernel by rows" : "; kernel forced by the request";
@@ -28,16 +31,19 @@ std::string RuleText(const RouteQuery& query, const Route& route, const std::str
 
 }  // namespace
 
-Engine::Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions& options, const Clock& clock)
+Engine::Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions& options,
+               const Clock& clock)
     : options_(options), clock_(clock), devices_(std::move(devices)) {
   assert(!devices_.empty());
   for (const auto& device : devices_) device_list_.push_back(device.get());
   metrics_ = std::make_unique<Metrics>(KernelKeys(device_list_), options.metrics);
-  weights_ = std::make_unique<WeightStore>(device_list_, options.weight_bytes_max, clock_, *metrics_);
-  router_ = std::make_unique<Router>(device_list_, options.known_device_kinds, options.inline_ns_max);
+  weights_ =
+      std::make_unique<WeightStore>(device_list_, options.weight_bytes_max, clock_, *metrics_);
+  router_ =
+      std::make_unique<Router>(device_list_, options.known_device_kinds, options.inline_ns_max);
   for (size_t d = 0; d < device_list_.size(); ++d)
-    executors_.push_back(
-        std::make_unique<Executor>(d, *device_list_[d], *metrics_, clock_, options.queue_requests_max));
+    executors_.push_back(std::make_unique<Executor>(d, *device_list_[d], *metrics_, clock_,
+                                                    options.queue_requests_max));
 }
 
 Engine::~Engine() { Stop(); }
@@ -60,8 +66,9 @@ Status Engine::Admit(Request* request) {
   if (others + request->bytes <= options_.in_flight_bytes_max) return {};
   request->admission = Admission();
   Status status = Status{Code::kUnavailable, "IN_FLIGHT_BYTES",
-                         "requests in flight hold " + std::to_string(others) + " bytes, this one needs " +
-                             std::to_string(request->bytes) + " of " + std::to_string(options_.in_flight_bytes_max)}
+                         "requests in flight hold " + std::to_string(others) +
+                             " bytes, this one needs " + std::to_string(request->bytes) + " of " +
+                             std::to_string(options_.in_flight_bytes_max)}
                       .With("value", std::to_string(request->bytes))
                       .With("limit", std::to_string(options_.in_flight_bytes_max));
   status.retry_after_ns = kRetryNsMin;
@@ -81,9 +88,11 @@ void Engine::Refuse(Request* request, Status status) {
 }
 
 void Engine::Submit(Request* request) {
-  const RouteQuery query{request->activations.rows, request->weights, request->device, request->kernel};
+  const RouteQuery query{request->activations.rows, request->weights, request->device,
+                         request->kernel};
   Route route;
-  if (Status status = router_->Choose(query, Backlogs(), &route); !status.ok()) return Refuse(request, std::move(status));
+  if (Status status = router_->Choose(query, Backlogs(), &route); !status.ok())
+    return Refuse(request, std::move(status));
   Executor& executor = *executors_[route.device];
   if (query.rows == 0) {
     request->execution.device = device_list_[route.device]->info().id;
@@ -99,7 +108,8 @@ void Engine::Submit(Request* request) {
   if (executor.Submit(batch)) return;
   const std::string limit = std::to_string(options_.queue_requests_max);
   Status status = Status{Code::kUnavailable, "QUEUE_FULL",
-                         "device " + device_list_[route.device]->info().id + " has " + limit + " requests waiting"}
+                         "device " + device_list_[route.device]->info().id + " has " + limit +
+                             " requests waiting"}
                       .With("limit", limit);
   status.retry_after_ns = std::clamp(executor.backlog_ns(), kRetryNsMin, kRetryNsMax);
   Refuse(request, std::move(status));
@@ -117,7 +127,8 @@ Status Engine::Explain(const RouteQuery& query, Arithmetic arithmetic, Plan* pla
     for (const WeightPtr& weight : query.weights) packed.push_back(weight->content->copies()[d]);
     if (std::find(packed.begin(), packed.end(), nullptr) != packed.end()) continue;
     const std::string& id = device_list_[d]->info().id;
-    for (KernelChoice& choice : device_list_[d]->Explain(query.rows, packed, arithmetic, query.kernel)) {
+    for (KernelChoice& choice :
+         device_list_[d]->Explain(query.rows, packed, arithmetic, query.kernel)) {
       choice.chosen = choice.chosen && d == route.device;
       if (choice.chosen) {
         plan->kernel = choice.name;

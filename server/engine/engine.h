@@ -1,15 +1,19 @@
-// The door of the engine: holds devices and weights, admits requests, and sees to it that each is computed
-// once and completed once.
+// The door of the engine: holds devices and weights, admits requests, and sees to it that each is
+// computed once and completed once.
 //
-// It knows nothing of gRPC or protobuf: a service fills a Request through server/wire and submits it.
+// It knows nothing of gRPC or protobuf: a service fills a Request through server/wire and submits
+// it.
 //
 // Thread-safety: all methods may be called from any thread, Stop once and last.
-// Ownership: the engine owns its devices, weights, executors and metrics; requests are borrowed (request.h).
+// Ownership: the engine owns its devices, weights, executors and metrics; requests are borrowed
+// (request.h).
 //
 // Invariants
-//   1. A request is computed on the thread that submits it only if it is predicted to be shorter than a
+//   1. A request is computed on the thread that submits it only if it is predicted to be shorter
+//   than a
 //      hand-off; then it runs at once, whatever waits.
-//   2. Bytes and requests in flight never exceed their limits; what does not fit is refused at once.
+//   2. Bytes and requests in flight never exceed their limits; what does not fit is refused at
+//   once.
 #pragma once
 
 #include <atomic>
@@ -30,10 +34,10 @@
 namespace qmatmul {
 
 struct EngineOptions {
-  int64_t queue_requests_max = 1024;              // waiting for one device
+  int64_t queue_requests_max = 1024;               // waiting for one device
   int64_t in_flight_bytes_max = int64_t{1} << 30;  // input and output of all requests
-  int64_t weight_bytes_max = int64_t{1} << 40;    // packed weights on one device
-  int64_t inline_ns_max = 20'000;                 // what a hand-off costs
+  int64_t weight_bytes_max = int64_t{1} << 40;     // packed weights on one device
+  int64_t inline_ns_max = 20'000;                  // what a hand-off costs
   bool metrics = true;
   std::vector<std::string> known_device_kinds;
 };
@@ -54,7 +58,8 @@ struct Plan {
 class Engine {
  public:
   // At least one device. The clock outlives the engine.
-  Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions& options, const Clock& clock);
+  Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions& options,
+         const Clock& clock);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;

@@ -18,13 +18,15 @@ int64_t OpsOf(const Request& request) {
 Status OverflowStatus(const Request& request) {
   for (size_t i = 0; i < request.outputs.size(); ++i) {
     const SegmentOutput& output = request.outputs[i];
-    if (output.epilogue.overflow != Overflow::kError || output.outcome.overflow_count == 0) continue;
+    if (output.epilogue.overflow != Overflow::kError || output.outcome.overflow_count == 0)
+      continue;
     const std::string row = std::to_string(output.outcome.first_overflow_row);
     const std::string column = std::to_string(output.outcome.first_overflow_column);
     const std::string count = std::to_string(output.outcome.overflow_count);
     return Status{Code::kOutOfRange, "OVERFLOW",
                   count + " results of output " + std::to_string(i) + " do not fit " +
-                      std::string(NameOf(output.epilogue.dtype)) + ", the first at row " + row + ", column " + column +
+                      std::string(NameOf(output.epilogue.dtype)) + ", the first at row " + row +
+                      ", column " + column +
                       "; use OVERFLOW_SATURATE, OVERFLOW_WRAP or a wider type",
                   "outputs[" + std::to_string(i) + "].overflow"}
         .With("row", row)
@@ -36,7 +38,8 @@ Status OverflowStatus(const Request& request) {
 
 }  // namespace
 
-Executor::Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock, int64_t queue_max)
+Executor::Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
+                   int64_t queue_max)
     : device_index_(device_index),
       device_(device),
       metrics_(metrics),
@@ -91,9 +94,10 @@ void Executor::DropExpired(Batch& batch, int64_t now_ns) {
   std::erase_if(batch.requests, [&](Request* request) {
     const bool cancelled = request->cancelled.load(std::memory_order_relaxed);
     if (!cancelled && now_ns <= request->deadline_ns) return false;
-    request->status = cancelled
-                          ? Status{Code::kCancelled, "CANCELLED", "the client cancelled before the computation began"}
-                          : Status{Code::kDeadlineExceeded, "DEADLINE", "the deadline passed in the queue"};
+    request->status =
+        cancelled ? Status{Code::kCancelled, "CANCELLED",
+                           "the client cancelled before the computation began"}
+                  : Status{Code::kDeadlineExceeded, "DEADLINE", "the deadline passed in the queue"};
     metrics_.Add(Counter::kExpired);
     request->Complete();
     return true;
@@ -108,7 +112,8 @@ void Executor::Run(Batch& batch, int threads_max) {
   const Request& first = *batch.requests.front();
   std::vector<std::shared_ptr<const PackedWeight>> weights;
   weights.reserve(first.weights.size());
-  for (const WeightPtr& weight : first.weights) weights.push_back(weight->content->copies()[device_index_]);
+  for (const WeightPtr& weight : first.weights)
+    weights.push_back(weight->content->copies()[device_index_]);
   std::vector<RowSegment> segments;
   segments.reserve(batch.requests.size());
   for (Request* request : batch.requests) {
@@ -132,8 +137,8 @@ void Executor::Run(Batch& batch, int threads_max) {
   Deliver(batch, segments, fault, report, start_ns);
 }
 
-void Executor::Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault, const RunReport& report,
-                       int64_t start_ns) {
+void Executor::Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault,
+                       const RunReport& report, int64_t start_ns) {
   int64_t ops = 0;
   for (size_t i = 0; i < batch.requests.size(); ++i)
     if (segments[i].fault.ok()) ops += OpsOf(*batch.requests[i]);
@@ -145,8 +150,12 @@ void Executor::Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fa
   }
   for (size_t i = 0; i < batch.requests.size(); ++i) {
     Request& request = *batch.requests[i];
-    request.execution = {device_.info().id, report.kernel,         report.rows, report.padded_rows,
-                         start_ns - request.admitted_ns, report.compute_ns};
+    request.execution = {device_.info().id,
+                         report.kernel,
+                         report.rows,
+                         report.padded_rows,
+                         start_ns - request.admitted_ns,
+                         report.compute_ns};
     metrics_.Observe(Histogram::kQueueNs, request.execution.queue_ns);
     int64_t overflows = 0;
     for (const SegmentOutput& output : request.outputs) overflows += output.outcome.overflow_count;

@@ -1,14 +1,17 @@
-// Computes the batches of one device: a bounded queue and the one thread that is the device's compute.
+// Computes the batches of one device: a bounded queue and the one thread that is the device's
+// compute.
 //
-// Why one thread: it is member 0 of the device's team, so nothing else ever computes there and two batches
-// never fight for the same cores. The exception runs on the caller's thread (RunNow): a job shorter than
-// the hand-off.
+// Why one thread: it is member 0 of the device's team, so nothing else ever computes there and two
+// batches never fight for the same cores. The exception runs on the caller's thread (RunNow): a job
+// shorter than the hand-off.
 //
-// Thread-safety: all methods may be called from any thread, Stop once. Device, metrics and clock outlive
-// the executor. Ownership: a batch moves in; its requests are borrowed until each is completed.
+// Thread-safety: all methods may be called from any thread, Stop once. Device, metrics and clock
+// outlive the executor. Ownership: a batch moves in; its requests are borrowed until each is
+// completed.
 //
 // Invariants
-//   1. A batch that Submit took is run, or its requests are completed with the reason, before Stop returns.
+//   1. A batch that Submit took is run, or its requests are completed with the reason, before Stop
+//   returns.
 //   2. A full queue refuses at once and leaves the batch with the caller.
 #pragma once
 
@@ -28,8 +31,8 @@
 
 namespace qmatmul {
 
-// Requests that run together: same weights in the same order, same arithmetic, same forced kernel. Output
-// types, epilogues and activation types may differ from one to the next.
+// Requests that run together: same weights in the same order, same arithmetic, same forced kernel.
+// Output types, epilogues and activation types may differ from one to the next.
 struct Batch {
   std::vector<Request*> requests;  // not empty
   int64_t predicted_ns = 0;
@@ -37,7 +40,8 @@ struct Batch {
 
 class Executor {
  public:
-  Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock, int64_t queue_max);
+  Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
+           int64_t queue_max);
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -58,8 +62,8 @@ class Executor {
   void Run(Batch& batch, int threads_max);
   // Completes what nobody waits for any more, before it costs anything.
   void DropExpired(Batch& batch, int64_t now_ns);
-  void Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault, const RunReport& report,
-               int64_t start_ns);
+  void Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault,
+               const RunReport& report, int64_t start_ns);
 
   const size_t device_index_;
   Device& device_;

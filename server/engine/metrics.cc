@@ -5,8 +5,9 @@
 namespace qmatmul {
 namespace {
 
-// Threads are dealt onto shards in turn. More shards than threads that compute or serve here, in all but
-// the largest machines; when two threads share one the counts stay right and only the cache line suffers.
+// Threads are dealt onto shards in turn. More shards than threads that compute or serve here, in
+// all but the largest machines; when two threads share one the counts stay right and only the cache
+// line suffers.
 constexpr size_t kShards = 32;
 constexpr int64_t kWindowNs = 10'000'000'000;
 // A label value that clients could influence must not grow the exposition without bound.
@@ -40,7 +41,8 @@ size_t BucketOf(Histogram histogram, int64_t value) {
   static const std::array<int64_t, kBuckets> times = TimeBounds();
   static const std::array<int64_t, kBuckets> rows = RowBounds();
   const auto& bounds = histogram == Histogram::kBatchRows ? rows : times;
-  return static_cast<size_t>(std::lower_bound(bounds.begin(), bounds.end(), value) - bounds.begin());
+  return static_cast<size_t>(std::lower_bound(bounds.begin(), bounds.end(), value) -
+                             bounds.begin());
 }
 
 }  // namespace
@@ -71,7 +73,8 @@ struct alignas(64) Metrics::Shard {
   std::vector<KernelCells> kernels;
 };
 
-Metrics::Metrics(std::vector<KernelKey> kernels, bool enabled) : kernels_(std::move(kernels)), enabled_(enabled) {
+Metrics::Metrics(std::vector<KernelKey> kernels, bool enabled)
+    : kernels_(std::move(kernels)), enabled_(enabled) {
   shards_.reserve(kShards);
   for (size_t i = 0; i < kShards; ++i) shards_.push_back(std::make_unique<Shard>(kernels_.size()));
 }
@@ -144,7 +147,8 @@ void Metrics::Tick(int64_t now_ns) {
 MetricsReading Metrics::Read() const {
   MetricsReading reading;
   for (const auto& shard : shards_) {
-    for (size_t i = 0; i < reading.counters.size(); ++i) reading.counters[i] += shard->counters[i].load(kRelaxed);
+    for (size_t i = 0; i < reading.counters.size(); ++i)
+      reading.counters[i] += shard->counters[i].load(kRelaxed);
     for (size_t h = 0; h < reading.histograms.size(); ++h) {
       const auto& cells = shard->histograms[h];
       for (size_t b = 0; b < cells.counts.size(); ++b)
@@ -160,7 +164,8 @@ MetricsReading Metrics::Read() const {
   for (size_t i = 0; i < reading.kernels.size(); ++i) {
     const int64_t busy_ns = reading.kernels[i].compute_ns - then[i].compute_ns;
     const int64_t ops = reading.kernels[i].ops - then[i].ops;
-    if (busy_ns > 0) reading.kernels[i].gops_10s = static_cast<double>(ops) / static_cast<double>(busy_ns);
+    if (busy_ns > 0)
+      reading.kernels[i].gops_10s = static_cast<double>(ops) / static_cast<double>(busy_ns);
   }
   return reading;
 }

@@ -1,8 +1,8 @@
-// What the server counts. Always on, so it must cost next to nothing: every thread adds to a shard that
-// few or no others touch, and only a reader pays for summing the shards.
+// What the server counts. Always on, so it must cost next to nothing: every thread adds to a shard
+// that few or no others touch, and only a reader pays for summing the shards.
 //
-// Thread-safety: all methods may be called from any thread. Reads are not a snapshot of one instant: two
-// counters read together may differ by the calls in flight. No counter ever goes back.
+// Thread-safety: all methods may be called from any thread. Reads are not a snapshot of one
+// instant: two counters read together may differ by the calls in flight. No counter ever goes back.
 //
 // This header speaks no exporter's language; server/metrics_page renders a MetricsReading.
 #pragma once
@@ -25,10 +25,10 @@ enum class Counter : uint8_t {
   kRequestsFailed,
   kRows,
   kOutputOverflows,
-  kCopiedBytes,   // payload bytes copied beyond the one gather that packing is
-  kExpired,       // requests whose deadline passed, or that were cancelled, before they were computed
-  kInlineRuns,    // runs on the RPC thread
-  kMetricCount,   // not a counter: how many there are
+  kCopiedBytes,  // payload bytes copied beyond the one gather that packing is
+  kExpired,     // requests whose deadline passed, or that were cancelled, before they were computed
+  kInlineRuns,  // runs on the RPC thread
+  kMetricCount,  // not a counter: how many there are
 };
 
 enum class Histogram : uint8_t {
@@ -61,7 +61,9 @@ struct KernelReading {
   int64_t compute_ns = 0;
   double gops_10s = 0;  // ops over the compute time of the last 10 s; 0 when idle
 
-  double gops() const { return compute_ns > 0 ? static_cast<double>(ops) / static_cast<double>(compute_ns) : 0; }
+  double gops() const {
+    return compute_ns > 0 ? static_cast<double>(ops) / static_cast<double>(compute_ns) : 0;
+  }
 };
 
 struct MetricsReading {
@@ -89,12 +91,13 @@ class Metrics {
 
   void Add(Counter counter, int64_t amount = 1);
   void Observe(Histogram histogram, int64_t value);
-  void AddRun(std::string_view device, std::string_view kernel, int64_t rows, int64_t ops, int64_t compute_ns);
+  void AddRun(std::string_view device, std::string_view kernel, int64_t rows, int64_t ops,
+              int64_t compute_ns);
   // Refusals take a lock: they are off the path of work.
   void Reject(std::string_view reason);
 
-  // Remembers the totals of this moment, so that Read can say what happened in the last 10 s. Called
-  // about once a second.
+  // Remembers the totals of this moment, so that Read can say what happened in the last 10 s.
+  // Called about once a second.
   void Tick(int64_t now_ns);
 
   MetricsReading Read() const;

@@ -1,14 +1,17 @@
-// One MatMul as the engine sees it: validated views of its input, views of the memory its answer goes
-// into, and what became of it.
+// One MatMul as the engine sees it: validated views of its input, views of the memory its answer
+// goes into, and what became of it.
 //
-// Ownership: whoever makes a Request (a service) owns it and everything its views point to, and keeps both
-// until Complete has been called; it owns the weights through their handles. The engine only borrows.
-// Thread-safety: none, save `cancelled`; from Submit to Complete the request belongs to the engine.
+// Ownership: whoever makes a Request (a service) owns it and everything its views point to, and
+// keeps both until Complete has been called; it owns the weights through their handles. The engine
+// only borrows. Thread-safety: none, save `cancelled`; from Submit to Complete the request belongs
+// to the engine.
 //
 // Invariants
-//   1. What is in it has been checked (server/wire): sizes agree, values are in range, and every output
+//   1. What is in it has been checked (server/wire): sizes agree, values are in range, and every
+//   output
 //      view has room for [rows, n]. The engine and the devices do not look again.
-//   2. Complete is called exactly once, from any thread, with no lock held; the engine does not touch the
+//   2. Complete is called exactly once, from any thread, with no lock held; the engine does not
+//   touch the
 //      request afterwards.
 #pragma once
 
@@ -38,7 +41,8 @@ class Admission {
 
   Admission() = default;
   Admission(Gauge* gauge, int64_t bytes) : gauge_(gauge), bytes_(bytes) {}
-  Admission(Admission&& other) noexcept : gauge_(std::exchange(other.gauge_, nullptr)), bytes_(other.bytes_) {}
+  Admission(Admission&& other) noexcept
+      : gauge_(std::exchange(other.gauge_, nullptr)), bytes_(other.bytes_) {}
   Admission& operator=(Admission&& other) noexcept {
     std::swap(gauge_, other.gauge_);
     std::swap(bytes_, other.bytes_);
@@ -76,10 +80,10 @@ class Request {
   virtual void Complete() = 0;
 
   // --- What is asked. ---
-  std::vector<WeightPtr> weights;       // 1 … 16, sharing K
+  std::vector<WeightPtr> weights;  // 1 … 16, sharing K
   ActivationView activations;
-  std::vector<SegmentOutput> outputs;   // one per weight
-  std::span<float> scales_used;         // dynamic quantization: room for [rows], or empty
+  std::vector<SegmentOutput> outputs;  // one per weight
+  std::span<float> scales_used;        // dynamic quantization: room for [rows], or empty
   Arithmetic arithmetic = Arithmetic::kW8A8;
   std::string_view device;  // forced id or kind; empty: the router chooses
   std::string_view kernel;  // forced name; empty: the device chooses

@@ -1,7 +1,8 @@
-// Which device computes a request, by predicted time, and whether it is so short that queueing it would
-// cost more than computing it.
+// Which device computes a request, by predicted time, and whether it is so short that queueing it
+// would cost more than computing it.
 //
-// Thread-safety: all methods may be called from any thread; a Router is immutable. Devices outlive it.
+// Thread-safety: all methods may be called from any thread; a Router is immutable. Devices outlive
+// it.
 //
 // Invariant: the router chooses who computes, never what: every choice gives the same bytes.
 #pragma once
@@ -27,15 +28,16 @@ struct RouteQuery {
 };
 
 struct Route {
-  size_t device = 0;          // index
-  int64_t predicted_ns = 0;   // on the device's whole team
-  bool runs_inline = false;   // on the caller's thread, alone
+  size_t device = 0;         // index
+  int64_t predicted_ns = 0;  // on the device's whole team
+  bool runs_inline = false;  // on the caller's thread, alone
 };
 
 class Router {
  public:
   // `known_kinds`: every kind of device there is code for, present here or not.
-  Router(std::span<Device* const> devices, std::vector<std::string> known_kinds, int64_t inline_ns_max);
+  Router(std::span<Device* const> devices, std::vector<std::string> known_kinds,
+         int64_t inline_ns_max);
 
   // `backlog_ns[d]`: predicted work already waiting for device d.
   //   kInvalidArgument     DEVICE_UNKNOWN, KERNEL_UNKNOWN

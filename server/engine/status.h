@@ -1,8 +1,8 @@
 // What the engine and the wire answer when they do not answer with a result.
 //
-// A Status is a plain value. Its code means one thing each, as qmatmul.proto lists them; its reason is an
-// UPPER_SNAKE word that clients may rely on; its message names the offending value, the limit and the way
-// out. It becomes a grpc::Status once, at the edge (server/wire.h).
+// A Status is a plain value. Its code means one thing each, as qmatmul.proto lists them; its reason
+// is an UPPER_SNAKE word that clients may rely on; its message names the offending value, the limit
+// and the way out. It becomes a grpc::Status once, at the edge (server/wire.h).
 #pragma once
 
 #include <cstdint>
@@ -33,11 +33,12 @@ enum class Code : uint8_t {
 
 struct [[nodiscard]] Status {
   Code code = Code::kOk;
-  std::string reason;
-  std::string message;
-  std::string field;  // path of the offending request field, "activations.shape"; may be empty
-  std::vector<std::pair<std::string, std::string>> metadata;  // "value", "limit", "current_digest", …
-  int64_t retry_after_ns = 0;                                 // kUnavailable: when to try again
+  std::string reason = {};
+  std::string message = {};
+  std::string field = {};  // path of the offending request field, "activations.shape"; may be empty
+  std::vector<std::pair<std::string, std::string>> metadata =
+      {};                      // "value", "limit", "current_digest", …
+  int64_t retry_after_ns = 0;  // kUnavailable: when to try again
 
   bool ok() const { return code == Code::kOk; }
   Status&& With(std::string key, std::string value) && {

@@ -49,7 +49,8 @@ WeightContent::~WeightContent() {
   for (size_t device = 0; device < copies_.size(); ++device) {
     if (copies_[device] == nullptr) continue;
     const int64_t bytes = copies_[device]->bytes();
-    copies_[device].reset();  // the memory goes first, so that the ledger never says less than there is
+    copies_[device]
+        .reset();  // the memory goes first, so that the ledger never says less than there is
     ledger_->Free(device, bytes);
   }
 }
@@ -60,8 +61,8 @@ int64_t WeightContent::bytes() const {
   return total;
 }
 
-WeightStore::WeightStore(std::span<Device* const> devices, int64_t device_bytes_max, const Clock& clock,
-                         Metrics& metrics)
+WeightStore::WeightStore(std::span<Device* const> devices, int64_t device_bytes_max,
+                         const Clock& clock, Metrics& metrics)
     : devices_(devices.begin(), devices.end()),
       clock_(clock),
       metrics_(metrics),
@@ -85,14 +86,16 @@ Status WeightStore::StartUpload(Registration registration, std::unique_ptr<Weigh
   std::shared_ptr<const WeightContent> known;
   if (!registration.expected_digest.empty()) {
     const std::shared_lock lock(mutex_);
-    if (Status status = MayBind(registration, registration.expected_digest); !status.ok()) return status;
+    if (Status status = MayBind(registration, registration.expected_digest); !status.ok())
+      return status;
     const auto row = by_digest_.find(registration.expected_digest);
     if (row != by_digest_.end()) known = row->second.content;
   }
   if (known != nullptr && !(known->spec == registration.spec)) {
     return {Code::kInvalidArgument, "DIGEST_MISMATCH",
-            "expected_digest " + registration.expected_digest + " belongs to content with another spec (" +
-                IdentityLine(known->spec) + "); send the spec that was hashed",
+            "expected_digest " + registration.expected_digest +
+                " belongs to content with another spec (" + IdentityLine(known->spec) +
+                "); send the spec that was hashed",
             "spec.expected_digest"};
   }
   *upload = std::make_unique<WeightUpload>(*this, std::move(registration), std::move(known));
@@ -104,8 +107,9 @@ Status WeightStore::Delete(std::string_view id, int64_t* freed_bytes) {
   const std::unique_lock lock(mutex_);
   const auto row = by_id_.find(id);
   if (row == by_id_.end())
-    return Status{Code::kNotFound, "WEIGHT_UNKNOWN", "no weight is named weights/" + std::string(id)}.With(
-        "value", "weights/" + std::string(id));
+    return Status{Code::kNotFound, "WEIGHT_UNKNOWN",
+                  "no weight is named weights/" + std::string(id)}
+        .With("value", "weights/" + std::string(id));
   weight = std::move(row->second);
   by_id_.erase(row);
   Unbind(*weight->content);
@@ -129,7 +133,8 @@ Status WeightStore::MayBind(const Registration& r, std::string_view digest) cons
   if (row == by_id_.end()) {
     if (r.replace_digest.empty()) return {};
     return Status{Code::kNotFound, "WEIGHT_UNKNOWN",
-                  "replace_digest is given but no weight is named weights/" + r.id + "; leave it empty to create it"}
+                  "replace_digest is given but no weight is named weights/" + r.id +
+                      "; leave it empty to create it"}
         .With("value", "weights/" + r.id);
   }
   const std::string& current = row->second->content->digest;
@@ -143,7 +148,8 @@ Status WeightStore::MayBind(const Registration& r, std::string_view digest) cons
       .With("current_digest", current);
 }
 
-Status WeightStore::Bind(const Registration& r, std::shared_ptr<const WeightContent> content, WeightPtr* weight) {
+Status WeightStore::Bind(const Registration& r, std::shared_ptr<const WeightContent> content,
+                         WeightPtr* weight) {
   WeightPtr previous;  // dropped after the lock
   const std::unique_lock lock(mutex_);
   if (Status status = MayBind(r, content->digest); !status.ok()) return status;

@@ -21,14 +21,15 @@ std::string Hex(std::span<const unsigned char> bytes) {
 
 // What a packed copy will hold, about: the exact figure is known when it is there.
 int64_t EstimatedBytes(const WeightSpec& spec) {
-  return spec.data_bytes() + spec.n * static_cast<int64_t>(sizeof(int32_t)) + spec.scale_bytes() + spec.bias_bytes();
+  return spec.data_bytes() + spec.n * static_cast<int64_t>(sizeof(int32_t)) + spec.scale_bytes() +
+         spec.bias_bytes();
 }
 
 Status MemoryShort(const WeightSpec& spec, std::string_view device, int64_t bytes, int64_t limit) {
   return Status{Code::kResourceExhausted, "WEIGHT_MEMORY",
-                "a weight of k = " + std::to_string(spec.k) + ", n = " + std::to_string(spec.n) + " needs " +
-                    std::to_string(bytes) + " bytes, more than is left of the " + std::to_string(limit) +
-                    " that weights may use on " + std::string(device) +
+                "a weight of k = " + std::to_string(spec.k) + ", n = " + std::to_string(spec.n) +
+                    " needs " + std::to_string(bytes) + " bytes, more than is left of the " +
+                    std::to_string(limit) + " that weights may use on " + std::string(device) +
                     "; delete weights or raise weight_bytes_max"}
       .With("value", std::to_string(bytes))
       .With("limit", std::to_string(limit));
@@ -39,13 +40,16 @@ Status MemoryShort(const WeightSpec& spec, std::string_view device, int64_t byte
 // SHA-256 while streaming.
 struct WeightUpload::Hash {
   Hash() : context(EVP_MD_CTX_new()) {
-    if (context == nullptr || EVP_DigestInit_ex(context, EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
+    if (context == nullptr || EVP_DigestInit_ex(context, EVP_sha256(), nullptr) != 1)
+      throw std::bad_alloc();
   }
   ~Hash() { EVP_MD_CTX_free(context); }
   Hash(const Hash&) = delete;
   Hash& operator=(const Hash&) = delete;
 
-  void Add(std::span<const std::byte> bytes) { EVP_DigestUpdate(context, bytes.data(), bytes.size()); }
+  void Add(std::span<const std::byte> bytes) {
+    EVP_DigestUpdate(context, bytes.data(), bytes.size());
+  }
   std::string Finish() {
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned int size = 0;
@@ -56,7 +60,8 @@ struct WeightUpload::Hash {
   EVP_MD_CTX* context;
 };
 
-WeightUpload::WeightUpload(WeightStore& store, Registration registration, std::shared_ptr<const WeightContent> known)
+WeightUpload::WeightUpload(WeightStore& store, Registration registration,
+                           std::shared_ptr<const WeightContent> known)
     : store_(store),
       registration_(std::move(registration)),
       known_(std::move(known)),
@@ -76,7 +81,8 @@ Status WeightUpload::StartOn(size_t device) {
   const WeightSpec& spec = registration_.spec;
   Device& target = *store_.devices_[device];
   const int64_t bytes = EstimatedBytes(spec);
-  if (!store_.ledger_->Reserve(device, bytes)) return MemoryShort(spec, target.info().id, bytes, store_.limit_bytes());
+  if (!store_.ledger_->Reserve(device, bytes))
+    return MemoryShort(spec, target.info().id, bytes, store_.limit_bytes());
   Packing& packing = packings_.emplace_back();
   packing.device = device;
   packing.reserved_bytes = bytes;
@@ -103,8 +109,8 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
   const int64_t expected = registration_.spec.upload_bytes();
   if (size > expected - received_bytes_) {
     return Status{Code::kInvalidArgument, "UPLOAD_LONG",
-                  "the chunks hold at least " + std::to_string(received_bytes_ + size) + " bytes, the spec says " +
-                      std::to_string(expected) + " (data, scales, bias)",
+                  "the chunks hold at least " + std::to_string(received_bytes_ + size) +
+                      " bytes, the spec says " + std::to_string(expected) + " (data, scales, bias)",
                   "chunk"}
         .With("value", std::to_string(received_bytes_ + size))
         .With("limit", std::to_string(expected));
@@ -123,12 +129,13 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
   return {};
 }
 
-Status WeightUpload::FinishPacking(std::string digest, std::shared_ptr<const WeightContent>* content) {
+Status WeightUpload::FinishPacking(std::string digest,
+                                   std::shared_ptr<const WeightContent>* content) {
   MemoryLedger& ledger = *store_.ledger_;
   std::vector<std::shared_ptr<const PackedWeight>> copies(store_.devices_.size());
   const int64_t begin_ns = store_.clock_.NowNs();
-  // Ownership moves copy by copy into `copies`; what is committed and then not wanted is given back by
-  // the content's own destructor, so that there is one place that frees.
+  // Ownership moves copy by copy into `copies`; what is committed and then not wanted is given back
+  // by the content's own destructor, so that there is one place that frees.
   Status status;
   while (!packings_.empty() && status.ok()) {
     Packing& packing = packings_.back();
@@ -143,13 +150,15 @@ Status WeightUpload::FinishPacking(std::string digest, std::shared_ptr<const Wei
       packings_.pop_back();
     }
   }
-  *content = std::make_shared<WeightContent>(registration_.spec, std::move(digest), store_.NextGeneration(),
-                                             store_.ledger_, std::move(copies));
+  *content =
+      std::make_shared<WeightContent>(registration_.spec, std::move(digest),
+                                      store_.NextGeneration(), store_.ledger_, std::move(copies));
   store_.metrics_.Observe(Histogram::kPackNs, pack_ns_ + store_.clock_.NowNs() - begin_ns);
   return status;
 }
 
-Status WeightUpload::Resolve(std::shared_ptr<const WeightContent>* content, bool* already_registered) {
+Status WeightUpload::Resolve(std::shared_ptr<const WeightContent>* content,
+                             bool* already_registered) {
   const std::string& expected = registration_.expected_digest;
   const int64_t upload_bytes = registration_.spec.upload_bytes();
   *already_registered = true;
@@ -157,7 +166,8 @@ Status WeightUpload::Resolve(std::shared_ptr<const WeightContent>* content, bool
     *content = known_;
     if (known_ != nullptr) return {};
     return Status{Code::kNotFound, "UPLOAD_NEEDED",
-                  "no content with digest " + expected + " is here; send its " + std::to_string(upload_bytes) + " bytes"}
+                  "no content with digest " + expected + " is here; send its " +
+                      std::to_string(upload_bytes) + " bytes"}
         .With("value", expected);
   }
   if (received_bytes_ < upload_bytes) {
@@ -171,7 +181,8 @@ Status WeightUpload::Resolve(std::shared_ptr<const WeightContent>* content, bool
   std::string digest = hash_->Finish();
   if (!expected.empty() && digest != expected) {
     return Status{Code::kInvalidArgument, "DIGEST_MISMATCH",
-                  "the upload hashes to " + digest + ", not to expected_digest " + expected, "spec.expected_digest"}
+                  "the upload hashes to " + digest + ", not to expected_digest " + expected,
+                  "spec.expected_digest"}
         .With("value", digest)
         .With("limit", expected);
   }

@@ -9,8 +9,12 @@ namespace {
 // Row-major int8 [K,N], whatever the layout it was sent in; scales and bias widened.
 class FakeWeight final : public PackedWeight {
  public:
-  FakeWeight(const WeightSpec& spec, std::vector<std::byte> upload, std::string device, std::atomic<int>* alive)
-      : PackedWeight(spec, "plain.s8", std::move(device)), upload_(std::move(upload)), alive_(alive), sums_(spec.n) {
+  FakeWeight(const WeightSpec& spec, std::vector<std::byte> upload, std::string device,
+             std::atomic<int>* alive)
+      : PackedWeight(spec, "plain.s8", std::move(device)),
+        upload_(std::move(upload)),
+        alive_(alive),
+        sums_(spec.n) {
     for (int64_t k = 0; k < spec.k; ++k)
       for (int64_t n = 0; n < spec.n; ++n) sums_[n] += At(k, n);
     bytes_ = static_cast<int64_t>(upload_.size()) + spec.n * 4;
@@ -51,7 +55,8 @@ class FakePacker final : public Packer {
     for (int64_t i = 0; i < spec_.scale_count && spec_.scale_dtype == DataType::kF32; ++i) {
       float scale = 0;
       std::memcpy(&scale, scales + i * 4, sizeof scale);
-      if (!std::isfinite(scale)) return {FaultKind::kInvalidArgument, "SCALE_RANGE", "scale is not finite"};
+      if (!std::isfinite(scale))
+        return {FaultKind::kInvalidArgument, "SCALE_RANGE", "scale is not finite"};
     }
     *weight = std::make_shared<FakeWeight>(spec_, std::move(upload_), device_, alive_);
     return {};
@@ -70,8 +75,8 @@ std::vector<std::byte> Gather(const ActivationView& a) {
   return all;
 }
 
-void WriteElement(const Epilogue& e, int32_t acc, float scale, std::byte* out, SegmentOutput* output, int64_t m,
-                  int64_t n) {
+void WriteElement(const Epilogue& e, int32_t acc, float scale, std::byte* out,
+                  SegmentOutput* output, int64_t m, int64_t n) {
   if (IsFloat(e.dtype)) {
     const float y = static_cast<float>(acc) * scale;
     std::memcpy(out, &y, sizeof y);
@@ -102,7 +107,8 @@ void RunSegment(RowSegment& segment, size_t index, const FakeWeight& weight) {
         const int32_t value = a.dtype == DataType::kUint8 ? raw : static_cast<int8_t>(raw);
         acc += (value - a.zero_point(m)) * weight.At(k, n);
       }
-      std::byte* out = output.view.data + m * output.view.row_bytes + n * BitsOf(output.epilogue.dtype) / 8;
+      std::byte* out =
+          output.view.data + m * output.view.row_bytes + n * BitsOf(output.epilogue.dtype) / 8;
       const float sa = a.scales.empty() ? 1.0f : a.scale(m);
       WriteElement(output.epilogue, acc, weight.Scale(n) * sa, out, &output, m, n);
     }
@@ -147,7 +153,8 @@ Fault FakeDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* pac
   return {};
 }
 
-Fault FakeDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end, std::span<int8_t> out) const {
+Fault FakeDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
+                         std::span<int8_t> out) const {
   const auto& fake = static_cast<const FakeWeight&>(weight);
   size_t i = 0;
   for (int64_t k = k_begin; k < k_end; ++k)
@@ -167,7 +174,8 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
   for (RowSegment& segment : work.segments) {
     report->rows += segment.rows;
     if (IsFloat(segment.activations->dtype)) {
-      segment.fault = {FaultKind::kInvalidArgument, "ACTIVATION_RANGE", "the fake device takes no float activations"};
+      segment.fault = {FaultKind::kInvalidArgument, "ACTIVATION_RANGE",
+                       "the fake device takes no float activations"};
       continue;
     }
     for (size_t i = 0; i < step.weights.size(); ++i)
@@ -178,9 +186,11 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
   return {};
 }
 
-std::vector<KernelChoice> FakeDevice::Explain(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
-                                              Arithmetic, std::string_view) const {
-  return {{kFakeKernel, true, true, PredictNs(rows, weights[0]->spec().k, weights[0]->spec().n, 0), "the only one"},
+std::vector<KernelChoice> FakeDevice::Explain(
+    int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights, Arithmetic,
+    std::string_view) const {
+  return {{kFakeKernel, true, true, PredictNs(rows, weights[0]->spec().k, weights[0]->spec().n, 0),
+           "the only one"},
           {kFakeKernelUnsupported, false, false, std::nullopt, "this machine has no fake512"}};
 }
 

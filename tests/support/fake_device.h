@@ -1,4 +1,5 @@
-// A Device for tests: the plain product in a loop, any predicted time, and a gate that holds Runs back.
+// A Device for tests: the plain product in a loop, any predicted time, and a gate that holds Runs
+// back.
 //
 // Thread-safety: as Device asks; the knobs may be turned while Runs are going on.
 #pragma once
@@ -35,9 +36,11 @@ class FakeDevice final : public Device {
   const DeviceInfo& info() const override { return info_; }
   std::vector<KernelInfo> Kernels() const override;
   Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) override;
-  Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end, std::span<int8_t> out) const override;
+  Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
+               std::span<int8_t> out) const override;
   Fault Run(const Work& work, RunReport* report) override;
-  std::vector<KernelChoice> Explain(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
+  std::vector<KernelChoice> Explain(int64_t rows,
+                                    std::span<const std::shared_ptr<const PackedWeight>> weights,
                                     Arithmetic arithmetic, std::string_view forced) const override;
   int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const override;
 
