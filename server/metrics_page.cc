@@ -1,5 +1,7 @@
 #include "server/metrics_page.h"
 
+#include <prometheus/metric_family.h>
+
 #include <limits>
 
 namespace qmatmul {

@@ -97,7 +97,7 @@ Status ReadShape(const v1::ActivationTensor& message, ActivationView* view) {
   const int64_t k = message.shape(1);
   if (m < 0 || k < 1)
     return Invalid("SHAPE", "activations.shape",
-                   "[" + Num(m) + ", " + Num(k) + "]: M must be at least 0 and K at least 1",
+                   "shape [" + Num(m) + ", " + Num(k) + "]: M must be at least 0 and K at least 1",
                    Num(m < 0 ? m : k), m < 0 ? "0" : "1");
   view->rows = m;
   view->k = k;
