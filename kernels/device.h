@@ -126,6 +126,7 @@ struct Work {
 
 // What a Run did.
 struct RunReport {
+  std::string_view kernel;  // of the first weight
   // By weight of the step: the kernel that computed it. Names live as long as the device.
   std::array<std::string_view, kWeightsPerCallMax> kernels;
   int64_t rows = 0;

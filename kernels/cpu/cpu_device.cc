@@ -148,6 +148,7 @@ Fault CpuDevice::Run(const Work& work, RunReport* report) {
     const int members = MembersFor(rows, lot.weights[0]->spec().k, columns, available);
     RunTileLoop(lot, work.segments, step.check_vectors, &team_, members, &report->pack_ns);
   }
+  report->kernel = report->kernels[0];
   report->compute_ns = NowNs() - start;
   return {};
 }
