@@ -2,7 +2,8 @@
 // comes back (Registration, Output, Explanation, …). The fields mean what the fields of the same
 // name in proto/qmatmul/v1/qmatmul.proto mean; that file is the reference for limits and errors.
 //
-// Plain values, not synchronised. A std::span borrows: what it points to must live until the call
+// Plain values, not synchronised. Every member has an initializer, so that {.field = …} names only
+// what matters and compiles without a warning. A std::span borrows: what it points to must live until the call
 // that takes it returns. Everything that comes back owns its memory.
 //
 // Bytes are row-major and little-endian. F16 is IEEE binary16, BF16 the upper half of IEEE
@@ -50,7 +51,7 @@ int BitsOf(DataType dtype);
 // Scale factors: F32, F16 or BF16 values, borrowed.
 struct Scales {
   DataType dtype = DataType::kUnspecified;
-  std::span<const std::byte> bytes;
+  std::span<const std::byte> bytes = {};
 
   Scales() = default;
   Scales(DataType type, std::span<const std::byte> data) : dtype(type), bytes(data) {}
@@ -62,30 +63,30 @@ struct Scales {
 // ---- Weights ----
 
 struct WeightUpload {
-  std::string id;  // without "weights/"
+  std::string id = {};  // without "weights/"
   DataType dtype = DataType::kUnspecified;
   Layout layout = Layout::kUnspecified;
   int64_t k = 0;
   int64_t n = 0;
   int64_t group_size = 0;
-  std::span<const std::byte> data;
-  Scales scales;
-  std::span<const float> bias;
+  std::span<const std::byte> data = {};
+  Scales scales = {};
+  std::span<const float> bias = {};
   bool replace = false;        // the name may move to this content, whatever it holds
-  std::string replace_digest;  // … or only if it holds this digest now
+  std::string replace_digest = {};  // … or only if it holds this digest now
 };
 
 // The weight's identity: SHA-256 over its identity line, data, scales and bias; 64 hex characters.
 std::string DigestOf(const WeightUpload& weight);
 
 struct WeightCopy {
-  std::string device;
-  std::string layout;
+  std::string device = {};
+  std::string layout = {};
   int64_t bytes = 0;
 };
 
 struct WeightInfo {
-  std::string id;
+  std::string id = {};
   DataType dtype = DataType::kUnspecified;
   Layout layout = Layout::kUnspecified;
   int64_t k = 0;
@@ -94,14 +95,14 @@ struct WeightInfo {
   DataType scale_dtype = DataType::kUnspecified;
   int64_t scale_count = 0;
   int64_t bias_count = 0;
-  std::string digest;
+  std::string digest = {};
   int64_t generation = 0;
   int64_t create_time_ns = 0;
-  std::vector<WeightCopy> copies;
+  std::vector<WeightCopy> copies = {};
 };
 
 struct Registration {
-  WeightInfo weight;
+  WeightInfo weight = {};
   bool already_registered = false;  // the server knew the content
   int64_t uploaded_bytes = 0;       // data, scales and bias that were sent; 0 when it was known
 };
@@ -116,17 +117,17 @@ struct Activations {
   DataType dtype = DataType::kUnspecified;
   int64_t rows = 0;
   int64_t k = 0;
-  std::span<const std::byte> data;
+  std::span<const std::byte> data = {};
   bool dynamic = false;  // float activations: one scale a row, computed by the server
-  Scales scales;         // static scales: none, 1 or `rows`
-  std::span<const int32_t> zero_points;  // none, 1 or `rows`
+  Scales scales = {};         // static scales: none, 1 or `rows`
+  std::span<const int32_t> zero_points = {};  // none, 1 or `rows`
 };
 
 struct OutputSpec {
   DataType dtype = DataType::kUnspecified;
   Overflow overflow = Overflow::kUnspecified;
-  std::optional<float> scale;
-  std::optional<int32_t> zero_point;
+  std::optional<float> scale = {};
+  std::optional<int32_t> zero_point = {};
   Activation activation = Activation::kUnspecified;
   int64_t top_k = 0;
   bool skip_bias = false;
@@ -134,28 +135,28 @@ struct OutputSpec {
 
 // One weight to multiply by, and what to make of the sums.
 struct Product {
-  std::string weight;  // id
-  OutputSpec output;
+  std::string weight = {};  // id
+  OutputSpec output = {};
   // When not empty the result is written here, and Output::bytes stays empty. Its size must be the
   // result's, or the call fails with INVALID_ARGUMENT BUFFER_SIZE.
-  std::span<std::byte> into;
+  std::span<std::byte> into = {};
 };
 
 struct MatMulOptions {
   Arithmetic arithmetic = Arithmetic::kUnspecified;
-  std::string device;
-  std::string kernel;
+  std::string device = {};
+  std::string kernel = {};
   bool verify = false;
   std::chrono::milliseconds timeout{0};  // 0: the client's
 };
 
 // What the server did for one output.
 struct Execution {
-  std::string weight;
-  std::string digest;
+  std::string weight = {};
+  std::string digest = {};
   int64_t generation = 0;
-  std::string device;
-  std::string kernel;
+  std::string device = {};
+  std::string kernel = {};
   Overflow overflow = Overflow::kUnspecified;
   int64_t batch_rows = 0;
   int64_t padded_rows = 0;
@@ -167,11 +168,11 @@ struct Execution {
 
 struct Output {
   DataType dtype = DataType::kUnspecified;
-  std::vector<int64_t> shape;
-  std::string bytes;                     // empty when Product::into was given
-  std::vector<int32_t> indices;          // top_k: columns, [rows, top_k]
-  std::vector<float> activation_scales;  // sa[rows] of a raw-sum reply to float activations
-  Execution execution;
+  std::vector<int64_t> shape = {};
+  std::string bytes = {};                     // empty when Product::into was given
+  std::vector<int32_t> indices = {};          // top_k: columns, [rows, top_k]
+  std::vector<float> activation_scales = {};  // sa[rows] of a raw-sum reply to float activations
+  Execution execution = {};
 
   // The elements as T (int8_t, int16_t, int32_t, float; uint16_t for F16 and BF16). Lives as long
   // as this Output stays where it is.
@@ -184,48 +185,48 @@ struct Output {
 // ---- What the server is and would do ----
 
 struct Candidate {
-  std::string device;
-  std::string kernel;
+  std::string device = {};
+  std::string kernel = {};
   bool eligible = false;
   bool chosen = false;
-  std::optional<int64_t> predicted_ns;
-  std::string reason;
+  std::optional<int64_t> predicted_ns = {};
+  std::string reason = {};
 };
 
 struct Explanation {
-  std::string device;
-  std::string kernel;
+  std::string device = {};
+  std::string kernel = {};
   bool runs_inline = false;
-  std::string rule;
-  std::vector<Candidate> candidates;
+  std::string rule = {};
+  std::vector<Candidate> candidates = {};
 };
 
 struct DeviceInfo {
-  std::string id;
-  std::string kind;
-  std::string description;
+  std::string id = {};
+  std::string kind = {};
+  std::string description = {};
   int threads = 0;
   int lanes = 0;
   int64_t memory_bytes = 0;
   int64_t memory_used_bytes = 0;
-  std::vector<std::string> features;
-  std::string state;
+  std::vector<std::string> features = {};
+  std::string state = {};
 };
 
 struct KernelInfo {
-  std::string name;
-  std::string device;
+  std::string name = {};
+  std::string device = {};
   bool supported = false;
   bool disabled = false;
   bool quarantined = false;
-  std::string reason;
-  std::optional<double> measured_gops;
-  std::string layout;
+  std::string reason = {};
+  std::optional<double> measured_gops = {};
+  std::string layout = {};
 };
 
 struct KernelStatistics {
-  std::string device;
-  std::string kernel;
+  std::string device = {};
+  std::string kernel = {};
   int64_t executions = 0;
   int64_t rows = 0;
   int64_t ops = 0;
@@ -234,7 +235,7 @@ struct KernelStatistics {
 };
 
 struct Statistics {
-  std::string version;
+  std::string version = {};
   int64_t uptime_ns = 0;
   int64_t requests = 0;
   int64_t errors = 0;
@@ -246,7 +247,7 @@ struct Statistics {
   int64_t in_flight_requests = 0;
   int64_t in_flight_bytes = 0;
   int64_t output_overflows = 0;
-  std::vector<KernelStatistics> kernels;
+  std::vector<KernelStatistics> kernels = {};
 };
 
 enum class Health : uint8_t { kUnknown, kServing, kNotServing, kServiceUnknown };

@@ -9,8 +9,9 @@ namespace qmatmul::cli {
 namespace {
 
 constexpr OptionSpec kCommon[] = {
-    {"--server", "HOST:PORT", "the server to call, or unix:/path (default: QMATMUL_SERVER, else "
-                              "127.0.0.1:8500)"},
+    {"--server", "HOST:PORT",
+     "the server to call, or unix:/path (default: QMATMUL_SERVER, else "
+     "127.0.0.1:8500)"},
     {"--timeout", "SECONDS", "how long a call may take (default: 30; an upload: 600)"},
     {"--json", "", "print one JSON document on stdout, and errors as JSON on stderr"},
     {"--help", "", "this text"},

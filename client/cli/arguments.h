@@ -1,8 +1,10 @@
-// The command line of one subcommand: a table of options says what may be typed, Arguments holds what was.
+// The command line of one subcommand: a table of options says what may be typed, Arguments holds
+// what was.
 //
 // It is a page of our own instead of a library because a command then reads as its table, and every
 // error can name the nearest thing that would have been right. Values of Arguments throw Failure
-// (kExitUsage) when what was typed does not fit; the text it hands out lives as long as the Arguments.
+// (kExitUsage) when what was typed does not fit; the text it hands out lives as long as the
+// Arguments.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +30,9 @@ std::span<const OptionSpec> CommonOptions();
 
 class Arguments {
  public:
-  // `command` is the word in error messages. Options may be written --name value or --name=value, may
-  // repeat, and may stand between positionals; after `--` everything is positional; -o is --output.
+  // `command` is the word in error messages. Options may be written --name value or --name=value,
+  // may repeat, and may stand between positionals; after `--` everything is positional; -o is
+  // --output.
   static Arguments Parse(std::string_view command, std::span<const OptionSpec> options,
                          std::span<const std::string_view> words);
 

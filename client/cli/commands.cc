@@ -13,15 +13,23 @@ namespace {
 
 constexpr Command kCommands[] = {
     {"register", "ID WEIGHT.npy", 2, 2, "upload a weight under a name",
-     "WEIGHT.npy is int8: [K, N] with --layout KN, [N, K] with --layout NK. A weight that the server "
+     "WEIGHT.npy is int8: [K, N] with --layout KN, [N, K] with --layout NK. A weight that the "
+     "server "
      "already holds is not uploaded again.",
      kRegisterOptions, RunRegister},
     {"list", "", 0, 0, "the registered weights", "", {}, RunList},
     {"show", "ID", 1, 1, "one weight: shape, digest, device copies", "", {}, RunShow},
-    {"delete", "ID [ID ...]", 1, 1000, "unbind names; says the bytes that this frees", "", {},
+    {"delete",
+     "ID [ID ...]",
+     1,
+     1000,
+     "unbind names; says the bytes that this frees",
+     "",
+     {},
      RunDelete},
     {"matmul", "ID [ID ...] X.npy", 2, 17, "multiply activations by one or more weights",
-     "X.npy is [M, K], or [K] for one row: int8, uint8, float16, float32, or uint16 with --bf16. Give "
+     "X.npy is [M, K], or [K] for one row: int8, uint8, float16, float32, or uint16 with --bf16. "
+     "Give "
      "-o once per weight.",
      kMatMulOptions, RunMatMul},
     {"explain", "ID [ID ...]", 1, 16, "which kernel would run, and why", "", kExplainOptions,
@@ -30,9 +38,15 @@ constexpr Command kCommands[] = {
      "Without --in-process it registers a random weight on the server, measures, and deletes it. "
      "Ratios come from runs that alternate, so that a noisy machine disturbs both sides alike.",
      kBenchOptions, RunBench},
-    {"health", "[SERVICE]", 0, 1, "exit 0 when the server is serving", "", kHealthOptions, RunHealth},
-    {"doctor", "", 0, 0, "check the way to the server, the server, and one exact product",
-     "Every line says ok, warn or FAIL and what to do about it. Exit 1 when a check failed.", {},
+    {"health", "[SERVICE]", 0, 1, "exit 0 when the server is serving", "", kHealthOptions,
+     RunHealth},
+    {"doctor",
+     "",
+     0,
+     0,
+     "check the way to the server, the server, and one exact product",
+     "Every line says ok, warn or FAIL and what to do about it. Exit 1 when a check failed.",
+     {},
      RunDoctor},
 };
 
@@ -48,9 +62,10 @@ constexpr std::string_view kExitCodes =
     "  7  the server's own fault\n";
 
 void PrintUsage(FILE* out) {
-  std::fputs("qmatmul: quantized matrix multiplication on a qmatmul server\n\n"
-             "usage: qmatmul COMMAND [ARGUMENTS] [OPTIONS]\n\nCommands\n",
-             out);
+  std::fputs(
+      "qmatmul: quantized matrix multiplication on a qmatmul server\n\n"
+      "usage: qmatmul COMMAND [ARGUMENTS] [OPTIONS]\n\nCommands\n",
+      out);
   for (const Command& command : kCommands)
     std::fprintf(out, "  %-10s%s\n", std::string(command.name).c_str(),
                  std::string(command.summary).c_str());
@@ -109,12 +124,12 @@ int RunOne(const Command& command, std::span<const std::string_view> words) {
   }
   const size_t count = arguments.positionals().size();
   if (count < command.positionals_min || count > command.positionals_max)
-    throw Failure(kExitUsage,
-                  "qmatmul " + std::string(command.name) + " takes " +
-                      (command.positionals.empty() ? "no arguments"
-                                                   : std::string(command.positionals)) +
-                      ", not " + std::to_string(count) + " arguments",
-                  "`qmatmul " + std::string(command.name) + " --help` shows the usage");
+    throw Failure(
+        kExitUsage,
+        "qmatmul " + std::string(command.name) + " takes " +
+            (command.positionals.empty() ? "no arguments" : std::string(command.positionals)) +
+            ", not " + std::to_string(count) + " arguments",
+        "`qmatmul " + std::string(command.name) + " --help` shows the usage");
   return command.run(arguments);
 }
 
@@ -128,7 +143,8 @@ client::ClientOptions OptionsOf(const Arguments& arguments) {
   client::ClientOptions options;
   if (environment != nullptr && *environment != '\0') options.server = environment;
   options.server = arguments.Text("--server").value_or(options.server);
-  if (const auto seconds = arguments.Number("--timeout", 0, 0.001, kTimeoutSecondsMax); seconds > 0) {
+  if (const auto seconds = arguments.Number("--timeout", 0, 0.001, kTimeoutSecondsMax);
+      seconds > 0) {
     options.timeout = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
     options.upload_timeout = options.timeout;
   }

@@ -17,8 +17,8 @@ struct Command {
   std::string_view positionals;  // "ID WEIGHT.npy", as the help shows them
   size_t positionals_min;
   size_t positionals_max;
-  std::string_view summary;      // one line
-  std::string_view details;      // what the options cannot say; may be empty
+  std::string_view summary;  // one line
+  std::string_view details;  // what the options cannot say; may be empty
   std::span<const OptionSpec> options;
   int (*run)(const Arguments& arguments);
 };

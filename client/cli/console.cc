@@ -12,8 +12,8 @@ constexpr int kBarCells = 30;
 
 // Columns a UTF-8 text takes on a terminal, as long as no character is wide.
 size_t Width(const std::string& text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(),
-                                           [](char c) { return (c & 0xc0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 }  // namespace
@@ -48,8 +48,8 @@ void ProgressBar::Show(int64_t done_bytes, int64_t total_bytes) {
   if (permille == shown_permille_) return;
   shown_permille_ = permille;
   const int filled = permille * kBarCells / 1000;
-  const std::string bar =
-      std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kBarCells - filled), '-');
+  const std::string bar = std::string(static_cast<size_t>(filled), '#') +
+                          std::string(static_cast<size_t>(kBarCells - filled), '-');
   std::fprintf(stderr, "\r%s [%s] %3d %% of %s", label_.c_str(), bar.c_str(), permille / 10,
                BytesText(total_bytes).c_str());
   std::fflush(stderr);

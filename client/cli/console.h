@@ -1,5 +1,5 @@
-// What the commands of `qmatmul` print with: aligned tables, JSON, a progress bar, and the words for
-// numbers. stdout carries the answer and nothing else; progress and errors go to stderr.
+// What the commands of `qmatmul` print with: aligned tables, JSON, a progress bar, and the words
+// for numbers. stdout carries the answer and nothing else; progress and errors go to stderr.
 //
 // Used by one thread.
 #pragma once
@@ -40,8 +40,8 @@ class ProgressBar {
   int shown_permille_ = -1;
 };
 
-std::string BytesText(int64_t bytes);     // "16.0 MiB"
-std::string DurationText(int64_t ns);     // "35.1 us"
+std::string BytesText(int64_t bytes);  // "16.0 MiB"
+std::string DurationText(int64_t ns);  // "35.1 us"
 std::string FixedText(double value, int decimals);
 
 // The value, or the Failure that its status is.

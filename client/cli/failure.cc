@@ -19,8 +19,9 @@ constexpr WayOut kWaysOut[] = {
     {"WEIGHT_ID", "an id is 1 to 128 of A-Z a-z 0-9 . _ - and starts with a letter or digit"},
     {"ARITHMETIC_MISSING", "add --arithmetic W8A8 (with --dynamic or --scales) or W8A32"},
     {"QUANTIZATION_SPEC", "W8A8 on float activations takes --dynamic or --scales, W8A32 neither"},
-    {"OUTPUT_SPEC", "raw sums (INT32, and INT8 or INT16 without --out-scale) take no bias, ReLU or "
-                    "scale: add --skip-bias, or ask for F32, or give --out-scale"},
+    {"OUTPUT_SPEC",
+     "raw sums (INT32, and INT8 or INT16 without --out-scale) take no bias, ReLU or "
+     "scale: add --skip-bias, or ask for F32, or give --out-scale"},
     {"OVERFLOW", "ask for a wider --out, or --overflow SATURATE or WRAP"},
     {"KERNEL_UNKNOWN", "`qmatmul explain` and `qmatmul doctor` name the kernels"},
     {"KERNEL_UNSUPPORTED", "leave --kernel out to let the server choose"},

@@ -1,7 +1,9 @@
-// How a command of `qmatmul` gives up: Failure is thrown where the trouble is found and caught once, in
-// main, which prints it and exits with its code. No exception leaves the program any other way.
+// How a command of `qmatmul` gives up: Failure is thrown where the trouble is found and caught
+// once, in main, which prints it and exits with its code. No exception leaves the program any other
+// way.
 //
-// The exit codes are part of the program's interface: scripts branch on them, `qmatmul --help` lists them.
+// The exit codes are part of the program's interface: scripts branch on them, `qmatmul --help`
+// lists them.
 #pragma once
 
 #include <optional>

@@ -30,11 +30,12 @@ int RunHealth(const Arguments& arguments) {
   constexpr double kWaitSecondsMax = 3600;
   const auto& words = arguments.positionals();
   const std::string service = words.empty() ? "" : words[0];
-  const auto wait = std::chrono::duration<double>(
-      arguments.Number("--wait", 0, 0, kWaitSecondsMax));
+  const auto wait =
+      std::chrono::duration<double>(arguments.Number("--wait", 0, 0, kWaitSecondsMax));
   const auto until = steady_clock::now() + std::chrono::duration_cast<steady_clock::duration>(wait);
 
-  // A fresh client each time: a channel that has failed waits longer and longer before it tries again.
+  // A fresh client each time: a channel that has failed waits longer and longer before it tries
+  // again.
   auto options = OptionsOf(arguments);
   options.connections = 1;
   auto health = client::Client(options).CheckHealth(service);
@@ -46,8 +47,7 @@ int RunHealth(const Arguments& arguments) {
   const std::string name(NameOf(*health));
   if (arguments.Has("--json"))
     PrintJson({{"server", options.server}, {"service", service}, {"status", name}});
-  else
-    std::printf("%s\n", name.c_str());
+  else std::printf("%s\n", name.c_str());
   return *health == Health::kServing ? kExitOk : kExitNo;
 }
 

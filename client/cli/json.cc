@@ -23,8 +23,8 @@ Json ToJson(const client::WeightInfo& w) {
   Json copies = Json::array();
   for (const auto& copy : w.copies)
     copies.push_back({{"device", copy.device}, {"layout", copy.layout}, {"bytes", copy.bytes}});
-  Json json = {{"id", w.id}, {"dtype", NameOf(w.dtype)}, {"layout", NameOf(w.layout)},
-               {"k", w.k},   {"n", w.n},                 {"group_size", w.group_size}};
+  Json json = {{"id", w.id}, {"dtype", NameOf(w.dtype)},  {"layout", NameOf(w.layout)}, {"k", w.k},
+               {"n", w.n},   {"group_size", w.group_size}};
   json["scale_dtype"] = w.scale_count > 0 ? NameOf(w.scale_dtype) : "NONE";
   json["scale_count"] = w.scale_count;
   json["bias_count"] = w.bias_count;
@@ -62,10 +62,8 @@ Json ToJson(const client::Output& output) {
 Json ToJson(const client::Explanation& explanation) {
   Json candidates = Json::array();
   for (const auto& c : explanation.candidates) {
-    Json candidate = {{"device", c.device},
-                      {"kernel", c.kernel},
-                      {"eligible", c.eligible},
-                      {"chosen", c.chosen}};
+    Json candidate = {
+        {"device", c.device}, {"kernel", c.kernel}, {"eligible", c.eligible}, {"chosen", c.chosen}};
     candidate["predicted_ns"] = c.predicted_ns ? Json(*c.predicted_ns) : Json();
     candidate["reason"] = c.reason;
     candidates.push_back(candidate);

@@ -1,4 +1,5 @@
-// The JSON of `qmatmul --json`: one function per thing that is printed. Field names are the contract's.
+// The JSON of `qmatmul --json`: one function per thing that is printed. Field names are the
+// contract's.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -198,8 +198,7 @@ void PrintOutput(const client::Output& output, const std::string& file) {
   if (e.verified) std::printf(", verified");
   if (file.empty())
     std::printf("\n  %s\n  (-o FILE.npy writes it all)\n", PreviewText(output).c_str());
-  else
-    std::printf(" -> %s\n", file.c_str());
+  else std::printf(" -> %s\n", file.c_str());
 }
 
 template <class T>

@@ -135,7 +135,8 @@ class HeaderReader {
 
 NpyType TypeOf(std::string_view descr, const std::string& origin) {
   for (const TypeRow& row : kTypes) {
-    const bool one_byte = row.bytes == 1 && descr.size() == 3 && descr.substr(1) == row.descr.substr(1);
+    const bool one_byte =
+        row.bytes == 1 && descr.size() == 3 && descr.substr(1) == row.descr.substr(1);
     if (row.descr == descr || one_byte) return row.type;
   }
   const std::string found = "has elements of type '" + std::string(descr) + "'";
@@ -216,14 +217,14 @@ NpyArray ParseNpy(std::span<const std::byte> file, const std::string& origin) {
   const int64_t expected = CheckedBytes(array.shape, BytesOf(array.type), origin);
   const auto data = file.subspan(data_begin);
   if (static_cast<int64_t>(data.size()) != expected)
-    throw Bad(origin, "has " + std::to_string(data.size()) + " bytes of data but shape " +
-                          ShapeText(array.shape) + " of " + std::string(NameOf(array.type)) +
-                          " needs " + std::to_string(expected),
+    throw Bad(origin,
+              "has " + std::to_string(data.size()) + " bytes of data but shape " +
+                  ShapeText(array.shape) + " of " + std::string(NameOf(array.type)) + " needs " +
+                  std::to_string(expected),
               "the file is cut short or has something appended");
   if (header.fortran() && array.shape.size() > 1)
     array.data = FromFortran(data, array.shape, BytesOf(array.type));
-  else
-    array.data.assign(data.begin(), data.end());
+  else array.data.assign(data.begin(), data.end());
   return array;
 }
 
@@ -242,8 +243,8 @@ NpyArray ReadNpy(const std::string& path) {
 }
 
 std::string NpyHeader(NpyType type, std::span<const int64_t> shape) {
-  std::string dictionary = "{'descr': '" + std::string(RowOf(type).descr) +
-                           "', 'fortran_order': False, 'shape': (";
+  std::string dictionary =
+      "{'descr': '" + std::string(RowOf(type).descr) + "', 'fortran_order': False, 'shape': (";
   for (int64_t extent : shape) dictionary += std::to_string(extent) + ", ";
   if (shape.size() > 1) dictionary.resize(dictionary.size() - 2);
   if (shape.size() == 1) dictionary.resize(dictionary.size() - 1);

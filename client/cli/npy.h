@@ -1,10 +1,10 @@
-// numpy's .npy files, as far as tensors of this service need them: format 1.0 and 2.0; int8, uint8, int16,
-// uint16 (also the bits of bfloat16, which numpy lacks), int32, float16 and float32; little-endian.
-// Fortran-ordered arrays are turned into C order on reading.
+// numpy's .npy files, as far as tensors of this service need them: format 1.0 and 2.0; int8, uint8,
+// int16, uint16 (also the bits of bfloat16, which numpy lacks), int32, float16 and float32;
+// little-endian. Fortran-ordered arrays are turned into C order on reading.
 //
-// A file is untrusted input: every size is checked against the bytes that are there before anything is
-// allocated. Errors are Failure (kExitFile) that names the file, what was found and the way out. Plain
-// functions and values, without state.
+// A file is untrusted input: every size is checked against the bytes that are there before anything
+// is allocated. Errors are Failure (kExitFile) that names the file, what was found and the way out.
+// Plain functions and values, without state.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// The option tables of the subcommands, in one place so that one spelling means one thing everywhere.
+// The option tables of the subcommands, in one place so that one spelling means one thing
+// everywhere.
 #pragma once
 
 #include "client/cli/arguments.h"
@@ -6,10 +7,12 @@
 namespace qmatmul::cli {
 
 inline constexpr OptionSpec kRegisterOptions[] = {
-    {"--layout", "KN|NK", "required: KN when the file is [K, N] (x @ w), NK when it is [N, K] "
-                          "(torch.nn.Linear.weight)"},
-    {"--scales", "FILE.npy", "weight scales: one, or one per column; float32, float16, or uint16 with "
-                             "--bf16-scales"},
+    {"--layout", "KN|NK",
+     "required: KN when the file is [K, N] (x @ w), NK when it is [N, K] "
+     "(torch.nn.Linear.weight)"},
+    {"--scales", "FILE.npy",
+     "weight scales: one, or one per column; float32, float16, or uint16 with "
+     "--bf16-scales"},
     {"--bf16-scales", "", "the uint16 values of --scales are the bits of bfloat16"},
     {"--bias", "FILE.npy", "float32, one per column"},
     {"--replace", "", "the name may move to this content, whatever it holds now"},
@@ -18,7 +21,8 @@ inline constexpr OptionSpec kRegisterOptions[] = {
 
 inline constexpr OptionSpec kMatMulOptions[] = {
     {"--out", "TYPE", "required: INT32, INT16, INT8, F32, F16 or BF16"},
-    {"--output", "Y.npy", "-o: where the result goes (BF16 as uint16); without it a preview is printed"},
+    {"--output", "Y.npy",
+     "-o: where the result goes (BF16 as uint16); without it a preview is printed"},
     {"--arithmetic", "W8A8|W8A32", "for float activations; --dynamic and --scales imply W8A8"},
     {"--dynamic", "", "float activations: the server quantizes each row by its own max|a| / 127"},
     {"--scales", "VALUE|FILE.npy", "activation scales: one, or one per row"},
@@ -31,7 +35,8 @@ inline constexpr OptionSpec kMatMulOptions[] = {
     {"--skip-bias", "", "leave the weight's bias out"},
     {"--top-k", "K", "only the K greatest of each row, greatest first"},
     {"--indices", "FILE.npy", "with --top-k: where the columns go (int32); once per weight"},
-    {"--activation-scales", "FILE.npy", "where the scales of a raw-sum reply to float activations go"},
+    {"--activation-scales", "FILE.npy",
+     "where the scales of a raw-sum reply to float activations go"},
     {"--device", "ID", "cpu, cuda:0, ...; default: the server chooses"},
     {"--kernel", "NAME", "a full kernel name; default: the server chooses"},
     {"--verify", "", "have the server check this answer before it sends it"},

@@ -16,10 +16,10 @@ client::Scales ReadScales(const NpyArray& array, const std::string& path, bool b
   if (array.type == NpyType::kFloat32) return {DataType::kF32, array.data};
   if (array.type == NpyType::kFloat16) return {DataType::kF16, array.data};
   if (array.type == NpyType::kUint16 && bf16) return {DataType::kBF16, array.data};
-  throw Failure(kExitFile,
-                path + ": scales are " + std::string(NameOf(array.type)) +
-                    ", not float32 or float16",
-                "for bfloat16 stored as uint16 add --bf16-scales");
+  throw Failure(
+      kExitFile,
+      path + ": scales are " + std::string(NameOf(array.type)) + ", not float32 or float16",
+      "for bfloat16 stored as uint16 add --bf16-scales");
 }
 
 std::span<const float> ReadBias(const NpyArray& array, const std::string& path) {
@@ -34,8 +34,9 @@ Layout RequiredLayout(const Arguments& arguments) {
   const Layout choices[] = {Layout::kKN, Layout::kNK};
   const Layout layout = arguments.Choice("--layout", choices, Layout::kUnspecified);
   if (layout == Layout::kUnspecified)
-    throw Failure(kExitUsage, "--layout is required: a square weight would not show a wrong guess",
-                  "KN when the file is [K, N] (x @ w), NK when it is [N, K] (torch.nn.Linear.weight)");
+    throw Failure(
+        kExitUsage, "--layout is required: a square weight would not show a wrong guess",
+        "KN when the file is [K, N] (x @ w), NK when it is [N, K] (torch.nn.Linear.weight)");
   return layout;
 }
 
@@ -66,9 +67,9 @@ void PrintWeight(const client::WeightInfo& w) {
 
 client::Registration Upload(client::Client& client, const client::WeightUpload& upload) {
   ProgressBar bar("uploading " + upload.id);
-  return ValueOf(client.RegisterWeight(
-                     upload, [&bar](int64_t sent, int64_t total) { bar.Show(sent, total); }),
-                 client);
+  return ValueOf(
+      client.RegisterWeight(upload, [&bar](int64_t sent, int64_t total) { bar.Show(sent, total); }),
+      client);
 }
 
 }  // namespace
@@ -83,8 +84,8 @@ int RunRegister(const Arguments& arguments) {
     throw Failure(kExitFile, path + ": a weight is int8, this is " + std::string(NameOf(data.type)),
                   "quantize it first: q = round(w / scale).astype('int8'), and give --scales");
   if (data.shape.size() != 2)
-    throw Failure(kExitFile, path + ": a weight has 2 dimensions, this has shape " +
-                                 ShapeText(data.shape));
+    throw Failure(kExitFile,
+                  path + ": a weight has 2 dimensions, this has shape " + ShapeText(data.shape));
   upload.dtype = DataType::kInt8;
   upload.k = data.shape[upload.layout == Layout::kKN ? 0 : 1];
   upload.n = data.shape[upload.layout == Layout::kKN ? 1 : 0];
@@ -139,10 +140,8 @@ int RunList(const Arguments& arguments) {
 int RunShow(const Arguments& arguments) {
   client::Client client(OptionsOf(arguments));
   const auto weight = ValueOf(client.GetWeight(arguments.positionals()[0]), client);
-  if (arguments.Has("--json"))
-    PrintJson(ToJson(weight));
-  else
-    PrintWeight(weight);
+  if (arguments.Has("--json")) PrintJson(ToJson(weight));
+  else PrintWeight(weight);
   return kExitOk;
 }
 
