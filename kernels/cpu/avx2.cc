@@ -67,6 +67,7 @@ inline void Store(int32_t* c, __m256i sums, bool accumulate) {
 template <int kRows>
 inline void HalfPanel(const TileArgs& t, const int8_t* b, int32_t* c) {
   __m256i left[kRows], right[kRows];
+#pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) left[r] = right[r] = _mm256_setzero_si256();
   const auto* a = static_cast<const int16_t*>(t.strip);
   const int8_t* ahead = t.prefetch;

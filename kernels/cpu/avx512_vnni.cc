@@ -45,8 +45,10 @@ inline void Store(int32_t* c, __m512i sums, bool accumulate) {
 template <int kRows, int kPanels>
 inline void Tile(const TileArgs& t) {
   __m512i c[kRows][kPanels];
-  for (auto& row : c)
-    for (auto& sums : row) sums = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) c[r][p] = _mm512_setzero_si512();
   const auto* a = static_cast<const uint8_t*>(t.strip);
   const int8_t* b = t.panel;
   const int8_t* ahead = t.prefetch;
