@@ -23,7 +23,9 @@ using ::qmatmul::testing::RunProgram;
 
 class Cli : public ::testing::Test {
  protected:
-  Cli() : folder_(std::filesystem::path(::testing::TempDir()) / ("qmatmul-cli-test-" + std::to_string(getpid()))) {
+  Cli()
+      : folder_(std::filesystem::path(::testing::TempDir()) /
+                ("qmatmul-cli-test-" + std::to_string(getpid()))) {
     std::filesystem::create_directories(folder_);
   }
   ~Cli() override { std::filesystem::remove_all(folder_); }
@@ -304,7 +306,7 @@ TEST_F(Cli, ListShowAndDelete) {
   const ProgramResult list = Run({"list"});
   EXPECT_TRUE(Has(list.out, "q_proj")) << list.out;
   EXPECT_TRUE(Has(list.out, "1.0 MiB")) << list.out;
-  EXPECT_TRUE(Has(list.out, "1 weights")) << list.out;
+  EXPECT_TRUE(Has(list.out, "\n1 weight\n")) << list.out;
   EXPECT_EQ(json::parse(Run({"list", "--json"}).out).at("weights").at(0).at("k"), 384);
   EXPECT_TRUE(Has(Run({"show", "w"}).out, "id          w"));
   EXPECT_EQ(
