@@ -1,6 +1,7 @@
 #include "tests/client/program.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,6 +38,12 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   return pointers;
 }
 
+int ExitCodeOf(pid_t child) {
+  int status = 0;
+  if (child <= 0 || waitpid(child, &status, 0) != child) return -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 }  // namespace
 
 ProgramResult RunProgram(const std::vector<std::string>& words,
@@ -53,12 +60,43 @@ ProgramResult RunProgram(const std::vector<std::string>& words,
   const pid_t child = fork();
   if (child == 0) Exec(word_pointers.data(), variable_pointers.data(), out.c_str(), err.c_str());
   ProgramResult result;
-  int status = 0;
-  if (child > 0 && waitpid(child, &status, 0) == child)
-    result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.exit_code = ExitCodeOf(child);
   result.out = TakeFile(out);
   result.err = TakeFile(err);
   return result;
+}
+
+ServerProcess::ServerProcess(const std::string& program, const std::vector<std::string>& flags) {
+  std::vector<std::string> words = {program,      "--listen", "127.0.0.1:0", "--http-listen", "",
+                                    "--grace-ms", "0",        "--log-level", "warn"};
+  words.insert(words.end(), flags.begin(), flags.end());
+  std::vector<char*> word_pointers = Pointers(words);
+  int out[2];
+  if (pipe2(out, O_CLOEXEC) != 0) return;
+  child_ = fork();
+  if (child_ == 0) {
+    dup2(out[1], STDOUT_FILENO);
+    execv(word_pointers[0], word_pointers.data());
+    _exit(127);
+  }
+  close(out[1]);
+  // "qmatmul-server ready grpc=127.0.0.1:8500 …\n"; the pipe ends if the server does.
+  std::string line;
+  for (char c = 0; read(out[0], &c, 1) == 1 && c != '\n';) line += c;
+  close(out[0]);
+  const size_t begin = line.find("grpc=");
+  if (begin != std::string::npos)
+    address_ = line.substr(begin + 5, line.find(' ', begin) - begin - 5);
+}
+
+ServerProcess::~ServerProcess() { (void)Stop(); }
+
+int ServerProcess::Stop() {
+  if (child_ <= 0) return -1;
+  kill(child_, SIGTERM);
+  const pid_t child = child_;
+  child_ = -1;
+  return ExitCodeOf(child);
 }
 
 }  // namespace qmatmul::testing
