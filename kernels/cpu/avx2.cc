@@ -1,5 +1,6 @@
-// AVX2, exact for every int8 input: activations widened to int16 when packed, weights widened as they
-// are loaded, products and pair sums by vpmaddwd, which cannot saturate for |a| <= 255, |w| <= 128.
+// AVX2, exact for every int8 input: activations widened to int16 when packed, weights widened as
+// they are loaded, products and pair sums by vpmaddwd, which cannot saturate for |a| <= 255, |w| <=
+// 128.
 //
 // Register tile, 6 rows x 8 columns, two passes per 16-column panel:
 //
@@ -25,11 +26,13 @@ namespace qmatmul::cpu {
 namespace {
 
 // Sixteen values of a row at a time: four groups, each 8 bytes once widened.
-inline int64_t InterleaveWide(const uint8_t* in, int64_t groups, bool unsigned_source, int64_t stride, int16_t* out) {
+inline int64_t InterleaveWide(const uint8_t* in, int64_t groups, bool unsigned_source,
+                              int64_t stride, int16_t* out) {
   int64_t g = 0;
   for (; g + 4 <= groups; g += 4) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + 4 * g));
-    const __m256i wide = unsigned_source ? _mm256_cvtepu8_epi16(bytes) : _mm256_cvtepi8_epi16(bytes);
+    const __m256i wide =
+        unsigned_source ? _mm256_cvtepu8_epi16(bytes) : _mm256_cvtepi8_epi16(bytes);
     const __m128i low = _mm256_castsi256_si128(wide);
     const __m128i high = _mm256_extracti128_si256(wide, 1);
     int16_t* to = out + g * stride;
@@ -64,6 +67,7 @@ inline void Store(int32_t* c, __m256i sums, bool accumulate) {
 template <int kRows>
 inline void HalfPanel(const TileArgs& t, const int8_t* b, int32_t* c) {
   __m256i left[kRows], right[kRows];
+#pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) left[r] = right[r] = _mm256_setzero_si256();
   const auto* a = static_cast<const int16_t*>(t.strip);
   const int8_t* ahead = t.prefetch;
@@ -79,7 +83,8 @@ inline void HalfPanel(const TileArgs& t, const int8_t* b, int32_t* c) {
           "vpaddd %[y], %[cl], %[cl]\n\t"
           "vpaddd %[x], %[cr], %[cr]"
           : [cl] "+x"(left[r]), [cr] "+x"(right[r]), [x] "=&x"(x), [y] "=&x"(y)
-          : [a] "m"(*reinterpret_cast<const int64_t(*)[1]>(a + 4 * r)), [bl] "x"(b_left), [br] "x"(b_right));
+          : [a] "m"(*reinterpret_cast<const int64_t(*)[1]>(a + 4 * r)), [bl] "x"(b_left),
+            [br] "x"(b_right));
     }
     a += 4 * kRows;
     b += 64;
@@ -135,8 +140,16 @@ bool Supported(const CpuFeatures& f) { return f.avx2; }
 
 const MicroKernel kAvx2 = {
     "cpu.avx2.s8s8s32.6x16x4", Supported, 6, 16, 4, 20, Operand::kS16, kLayoutN16K4, Run, &kRowOps};
-const MicroKernel kAvx2Gemv = {
-    "cpu.avx2.s8s8s32.1x16x4", Supported, 1, 16, 4, 20, Operand::kS16, kLayoutN16K4, RunGemv, &kRowOps};
+const MicroKernel kAvx2Gemv = {"cpu.avx2.s8s8s32.1x16x4",
+                               Supported,
+                               1,
+                               16,
+                               4,
+                               20,
+                               Operand::kS16,
+                               kLayoutN16K4,
+                               RunGemv,
+                               &kRowOps};
 
 }  // namespace qmatmul::cpu
 

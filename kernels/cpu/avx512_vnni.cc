@@ -1,11 +1,12 @@
 // AVX-512 VNNI: vpdpbusd multiplies four u8 by four s8 and adds to an int32 lane, never saturating
-// (vpdpbusds would). Activations are packed as a ^ 0x80 = a + 128; the epilogue takes 128 * colsum off.
+// (vpdpbusds would). Activations are packed as a ^ 0x80 = a + 128; the epilogue takes 128 * colsum
+// off.
 //
-// Register tile, 8 rows x 32 columns (two panels): zmm accumulators 8 x 2, two panel lines, one broadcast.
-// One 64-byte line of a panel is one zmm operand: 16 columns x 4 k.
+// Register tile, 8 rows x 32 columns (two panels): zmm accumulators 8 x 2, two panel lines, one
+// broadcast. One 64-byte line of a panel is one zmm operand: 16 columns x 4 k.
 //
-// The intrinsics come from the compiler, or, in the emulated test on machines without the ISA, from SIMDe
-// (tests/kernels/emulated): QMATMUL_EMULATED then leaves the target pragma out.
+// The intrinsics come from the compiler, or, in the emulated test on machines without the ISA, from
+// SIMDe (tests/kernels/emulated): QMATMUL_EMULATED then leaves the target pragma out.
 #ifdef QMATMUL_EMULATED
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
@@ -44,8 +45,10 @@ inline void Store(int32_t* c, __m512i sums, bool accumulate) {
 template <int kRows, int kPanels>
 inline void Tile(const TileArgs& t) {
   __m512i c[kRows][kPanels];
-  for (auto& row : c)
-    for (auto& sums : row) sums = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) c[r][p] = _mm512_setzero_si512();
   const auto* a = static_cast<const uint8_t*>(t.strip);
   const int8_t* b = t.panel;
   const int8_t* ahead = t.prefetch;
@@ -103,8 +106,10 @@ void RunGemv(const TileArgs& t) {
     }
   }
   for (; step < t.k_steps; ++step)
-    c[0] = _mm512_dpbusd_epi32(c[0], Broadcast(a + 4 * step), _mm512_load_si512(t.panel + 64 * step));
-  Store(t.c, _mm512_add_epi32(_mm512_add_epi32(c[0], c[1]), _mm512_add_epi32(c[2], c[3])), t.accumulate);
+    c[0] =
+        _mm512_dpbusd_epi32(c[0], Broadcast(a + 4 * step), _mm512_load_si512(t.panel + 64 * step));
+  Store(t.c, _mm512_add_epi32(_mm512_add_epi32(c[0], c[1]), _mm512_add_epi32(c[2], c[3])),
+        t.accumulate);
 }
 
 #ifdef QMATMUL_EMULATED
@@ -115,10 +120,26 @@ bool Supported(const CpuFeatures& f) { return f.avx512_vnni; }
 
 }  // namespace
 
-const MicroKernel kAvx512Vnni = {
-    "cpu.avx512_vnni.s8s8s32.8x32x4", Supported, 8, 32, 4, 40, Operand::kU8, kLayoutN16K4, Run, &kRowOps};
-const MicroKernel kAvx512VnniGemv = {
-    "cpu.avx512_vnni.s8s8s32.1x16x4", Supported, 1, 16, 4, 40, Operand::kU8, kLayoutN16K4, RunGemv, &kRowOps};
+const MicroKernel kAvx512Vnni = {"cpu.avx512_vnni.s8s8s32.8x32x4",
+                                 Supported,
+                                 8,
+                                 32,
+                                 4,
+                                 40,
+                                 Operand::kU8,
+                                 kLayoutN16K4,
+                                 Run,
+                                 &kRowOps};
+const MicroKernel kAvx512VnniGemv = {"cpu.avx512_vnni.s8s8s32.1x16x4",
+                                     Supported,
+                                     1,
+                                     16,
+                                     4,
+                                     40,
+                                     Operand::kU8,
+                                     kLayoutN16K4,
+                                     RunGemv,
+                                     &kRowOps};
 
 }  // namespace qmatmul::cpu
 

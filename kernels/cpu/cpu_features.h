@@ -1,6 +1,6 @@
-// What this processor and this process may use: instruction sets that both the CPU and the operating
-// system support, its name, and how many threads make sense. Plain values; reading them is cheap enough
-// to do once per device and never on a request.
+// What this processor and this process may use: instruction sets that both the CPU and the
+// operating system support, its name, and how many threads make sense. Plain values; reading them
+// is cheap enough to do once per device and never on a request.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ CpuFeatures DetectCpuFeatures();
 // The processor's own name, for example "AMD EPYC 7B13".
 std::string CpuModelName();
 
-// Threads this process can really run at once: the least of the affinity mask and the cgroup's CPU quota
-// (rounded up), at least 1.
+// Threads this process can really run at once: the least of the affinity mask and the cgroup's CPU
+// quota (rounded up), at least 1.
 int UsableThreads();
 
 // Physical memory, or the cgroup's limit when that is lower.

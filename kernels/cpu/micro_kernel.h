@@ -1,8 +1,9 @@
 // What an ISA's file gives to the kernel table: a tile product, and the row work around it.
 //
-// A micro-kernel multiplies a packed strip of activations by packed panels of a weight and leaves int32
-// sums. It knows its tile (mr x nr, kr values of k a step) and whether this CPU can run it. It does not
-// know scales, zero points, ragged K or N (packing pads with zeros), threads or blocking.
+// A micro-kernel multiplies a packed strip of activations by packed panels of a weight and leaves
+// int32 sums. It knows its tile (mr x nr, kr values of k a step) and whether this CPU can run it.
+// It does not know scales, zero points, ragged K or N (packing pads with zeros), threads or
+// blocking.
 //
 // Operands
 //   strip   [k_steps][rows][4] elements of `operand`; rows <= mr
@@ -22,14 +23,14 @@ namespace qmatmul::cpu {
 struct TileArgs {
   const void* strip;
   const int8_t* panel;
-  int64_t panel_stride;     // bytes from one panel to the next
-  int64_t k_steps;          // lines to go through
+  int64_t panel_stride;  // bytes from one panel to the next
+  int64_t k_steps;       // lines to go through
   int32_t* c;
   int64_t ldc;
-  int rows;                 // 1 … mr
-  int panels;               // 1 … nr / 16
-  bool accumulate;          // add to c instead of setting it
-  const int8_t* prefetch;   // lines that will be wanted next: one is touched a step
+  int rows;                // 1 … mr
+  int panels;              // 1 … nr / 16
+  bool accumulate;         // add to c instead of setting it
+  const int8_t* prefetch;  // lines that will be wanted next: one is touched a step
 };
 
 struct MicroKernel {

@@ -1,5 +1,5 @@
-// THE kernel table: every micro-kernel this build has, best first. Adding a kernel is one row here and
-// one file beside it; packing, ragged edges, epilogue, tests and benchmark come with the row.
+// THE kernel table: every micro-kernel this build has, best first. Adding a kernel is one row here
+// and one file beside it; packing, ragged edges, epilogue, tests and benchmark come with the row.
 //
 // Names are unique and complete (device.isa.types.mr x nr x kr); a duplicate stops the build of the
 // device (NamesAreUnique), since the second of two equal names would silently never run.

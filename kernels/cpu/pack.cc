@@ -18,7 +18,9 @@ namespace {
 
 constexpr int64_t kHugePage = int64_t{2} << 20;
 
-int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 // Four rows of sixteen columns become one 64-byte line.
 void InterleaveLine(const int8_t* const rows[4], int8_t* line) {
@@ -46,7 +48,7 @@ float ScaleAt(DataType dtype, const std::byte* data, int64_t i) {
   }
   uint16_t half;
   std::memcpy(&half, data + 2 * i, 2);
-  return dtype == DataType::kF16 ? FloatFromHalf(half) : FloatFromBf16(half);
+  return dtype == DataType::kF16 ? F16ToFloat(half) : BF16ToFloat(half);
 }
 
 bool ScaleInRange(float s) {
@@ -59,7 +61,8 @@ bool ScaleInRange(float s) {
 CpuPackedWeight::CpuPackedWeight(const WeightSpec& spec, const std::string& device)
     : PackedWeight(spec, kLayoutN16K4, device) {}
 
-std::shared_ptr<CpuPackedWeight> CpuPackedWeight::Allocate(const WeightSpec& spec, const std::string& device) {
+std::shared_ptr<CpuPackedWeight> CpuPackedWeight::Allocate(const WeightSpec& spec,
+                                                           const std::string& device) {
   std::shared_ptr<CpuPackedWeight> w(new CpuPackedWeight(spec, device));
   w->lines_ = (spec.k + kLineK - 1) / kLineK;
   w->panels_ = (spec.n + kPanelColumns - 1) / kPanelColumns;
@@ -91,8 +94,9 @@ Fault N16K4Packer::Append(std::span<const std::byte> bytes) {
   const WeightSpec& spec = weight_->spec();
   if (position_ + int64_t(bytes.size()) > spec.upload_bytes())
     return {FaultKind::kInvalidArgument, "UPLOAD_LONG",
-            "upload of " + std::to_string(position_ + int64_t(bytes.size())) + " bytes runs over the " +
-                std::to_string(spec.upload_bytes()) + " that the spec says (data, scales, bias)"};
+            "upload of " + std::to_string(position_ + int64_t(bytes.size())) +
+                " bytes runs over the " + std::to_string(spec.upload_bytes()) +
+                " that the spec says (data, scales, bias)"};
   const int64_t data_left = std::max<int64_t>(spec.data_bytes() - position_, 0);
   const size_t data = std::min(bytes.size(), size_t(data_left));
   if (data > 0) TakeData(bytes.first(data));
@@ -165,7 +169,8 @@ void N16K4Packer::ScatterKN(std::span<const std::byte> bytes) {
   int64_t k = position_ / n, column = position_ % n;
   const auto* in = reinterpret_cast<const int8_t*>(bytes.data());
   for (size_t i = 0; i < bytes.size(); ++i) {
-    int8_t* line = weight_->panel_data_ + column / kPanelColumns * weight_->panel_bytes() + k / kLineK * kLineBytes;
+    int8_t* line = weight_->panel_data_ + column / kPanelColumns * weight_->panel_bytes() +
+                   k / kLineK * kLineBytes;
     line[column % kPanelColumns * 4 + k % kLineK] = in[i];
     if (++column == n) {
       column = 0;
@@ -211,7 +216,8 @@ Fault N16K4Packer::FinishBias() {
     std::memcpy(&b, data + 4 * i, 4);
     if (!(std::fabs(b) <= 0x1p120f))
       return {FaultKind::kInvalidArgument, "BIAS_RANGE",
-              "bias " + std::to_string(i) + " = " + std::to_string(b) + " must be finite and at most 2^120 in magnitude"};
+              "bias " + std::to_string(i) + " = " + std::to_string(b) +
+                  " must be finite and at most 2^120 in magnitude"};
     weight_->bias_[i] = b;
   }
   return {};

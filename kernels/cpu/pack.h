@@ -9,9 +9,9 @@
 //   │ 16p + 15 │ line ⌈K/4⌉-1      └──────────────┴──────────────┴───┴───────────────┘
 //   └──────────┘
 //
-// K and N are padded with zeros. A line is one zmm operand of vpdpbusd, two ymm ones, or one row of an AMX
-// B tile, so one copy serves every x86 kernel. Beside the panels, in the same allocation: column sums,
-// scales widened to one fp32 a column (1 where the weight has none) and the bias.
+// K and N are padded with zeros. A line is one zmm operand of vpdpbusd, two ymm ones, or one row of
+// an AMX B tile, so one copy serves every x86 kernel. Beside the panels, in the same allocation:
+// column sums, scales widened to one fp32 a column (1 where the weight has none) and the bias.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +32,11 @@ inline constexpr int64_t kLineBytes = kPanelColumns * kLineK;
 class CpuPackedWeight final : public PackedWeight {
  public:
   // Null when memory is short.
-  static std::shared_ptr<CpuPackedWeight> Allocate(const WeightSpec& spec, const std::string& device);
+  static std::shared_ptr<CpuPackedWeight> Allocate(const WeightSpec& spec,
+                                                   const std::string& device);
   ~CpuPackedWeight() override;
 
-  int64_t lines() const { return lines_; }    // per panel
+  int64_t lines() const { return lines_; }  // per panel
   int64_t panels() const { return panels_; }
   int64_t panel_bytes() const { return lines_ * kLineBytes; }
   const int8_t* panel(int64_t p) const { return panel_data_ + p * panel_bytes(); }
@@ -58,7 +59,8 @@ class CpuPackedWeight final : public PackedWeight {
   float* bias_ = nullptr;
 };
 
-// Turns upload bytes into panels as they arrive. Needs at most kStagingBytes beyond the packed copy.
+// Turns upload bytes into panels as they arrive. Needs at most kStagingBytes beyond the packed
+// copy.
 class N16K4Packer final : public Packer {
  public:
   static constexpr int64_t kStagingBytes = int64_t{4} << 20;
@@ -69,7 +71,9 @@ class N16K4Packer final : public Packer {
 
  private:
   // Lines of the upload that make whole packed lines: 4 rows of KN, 16 columns of NK.
-  int64_t StripeLines() const { return weight_->spec().layout == Layout::kKN ? kLineK : kPanelColumns; }
+  int64_t StripeLines() const {
+    return weight_->spec().layout == Layout::kKN ? kLineK : kPanelColumns;
+  }
   void TakeData(std::span<const std::byte> bytes);
   void PackStripe(const int8_t* stripe, int64_t lines);
   void PackRowsKN(const int8_t* stripe, int64_t rows);

@@ -1,6 +1,6 @@
-// The work on one row before and after the product: quantizing and interleaving activations, and the
-// epilogue. The bodies are the plain loops of row_ops.inc, compiled once per ISA; all of them give the
-// bytes of docs/numerics.md, so which one runs never shows.
+// The work on one row before and after the product: quantizing and interleaving activations, and
+// the epilogue. The bodies are the plain loops of row_ops.inc, compiled once per ISA; all of them
+// give the bytes of docs/numerics.md, so which one runs never shows.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace qmatmul::cpu {
 
-// What the activations are turned into for the product. `bias` is what was added to each int8 value:
-// the sums are then too large by bias * colsum[n], which the epilogue takes off again.
+// What the activations are turned into for the product. `bias` is what was added to each int8
+// value: the sums are then too large by bias * colsum[n], which the epilogue takes off again.
 enum class Operand : uint8_t {
   kS16,  // widened to int16: vpmaddwd, plain C. No bias; uint8 fits as it is.
   kU8,   // uint8: vpdpbusd. int8 values get +128.
@@ -36,12 +36,12 @@ struct EpilogueRow {
   float activation_scale;      // 1 when there is none
   const float* bias;           // nullptr: none
   const Epilogue* epilogue;
-  float inverse_scale;         // 1 / epilogue->scale, rounded once per request
-  void* out;                   // of these columns
+  float inverse_scale;  // 1 / epilogue->scale, rounded once per request
+  void* out;            // of these columns
   int64_t n;
-  float* scratch;              // n floats
-  int64_t overflow_count;      // set
-  int64_t first_overflow;      // set: column within this run, -1 when none
+  float* scratch;          // n floats
+  int64_t overflow_count;  // set
+  int64_t first_overflow;  // set: column within this run, -1 when none
 };
 
 struct RowOps {
@@ -51,9 +51,10 @@ struct RowOps {
   void (*quantize_dynamic)(const float* row, int64_t k, float inv, int8_t* q);
   // q = clamp(rne(clamp(a * inv, ±2³⁰)) + za, -128, 127).
   void (*quantize_static)(const float* row, int64_t k, float inv, int32_t za, int8_t* q);
-  // Writes row r of a strip of `rows` rows: element k goes to strip[(k / 4 * rows + r) * 4 + k % 4]; `strip`
-  // already points at row r. Pads k to a multiple of 4 with zeros.
-  void (*interleave)(Operand operand, bool unsigned_source, const void* row, int64_t k, int rows, void* strip);
+  // Writes row r of a strip of `rows` rows: element k goes to strip[(k / 4 * rows + r) * 4 + k %
+  // 4]; `strip` already points at row r. Pads k to a multiple of 4 with zeros.
+  void (*interleave)(Operand operand, bool unsigned_source, const void* row, int64_t k, int rows,
+                     void* strip);
   // Takes correction * column_sums off the sums.
   void (*correct)(EpilogueRow* row);
   // Σ acc[i] * r[i] mod 2⁶⁴ (numerics §7) of corrected sums.

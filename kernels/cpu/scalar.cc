@@ -1,5 +1,5 @@
-// The kernel every machine can run: plain C++ for the baseline instruction set. It is the yardstick of
-// the others and the last one standing when they are disabled.
+// The kernel every machine can run: plain C++ for the baseline instruction set. It is the yardstick
+// of the others and the last one standing when they are disabled.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -21,7 +21,8 @@ void Run(const TileArgs& t) {
     const int8_t* b = t.panel;
     for (int64_t step = 0; step < t.k_steps; ++step, a += t.rows * 4, b += 64)
       for (int j = 0; j < 16; ++j)
-        sums[j] += a[0] * b[4 * j] + a[1] * b[4 * j + 1] + a[2] * b[4 * j + 2] + a[3] * b[4 * j + 3];
+        sums[j] +=
+            a[0] * b[4 * j] + a[1] * b[4 * j + 1] + a[2] * b[4 * j + 2] + a[3] * b[4 * j + 3];
     std::copy_n(sums, 16, c);
   }
 }
@@ -30,7 +31,15 @@ bool Supported(const CpuFeatures&) { return true; }
 
 }  // namespace
 
-const MicroKernel kScalar = {
-    "cpu.scalar.s8s8s32.4x16x4", Supported, 4, 16, 4, 0, Operand::kS16, kLayoutN16K4, Run, &kRowOps};
+const MicroKernel kScalar = {"cpu.scalar.s8s8s32.4x16x4",
+                             Supported,
+                             4,
+                             16,
+                             4,
+                             0,
+                             Operand::kS16,
+                             kLayoutN16K4,
+                             Run,
+                             &kRowOps};
 
 }  // namespace qmatmul::cpu

@@ -26,8 +26,8 @@ bool Listed(std::string_view list, std::string_view name) {
 
 }  // namespace
 
-std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table, const CpuFeatures& features,
-                                      std::string_view disabled) {
+std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
+                                      const CpuFeatures& features, std::string_view disabled) {
   std::vector<KernelState> states;
   for (const MicroKernel* kernel : table) {
     KernelState state{kernel, kernel->supported(features), Listed(disabled, kernel->name), ""};
@@ -35,7 +35,8 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
     else if (state.disabled) state.reason = "disabled by configuration (QMATMUL_DISABLE_KERNELS)";
     states.push_back(std::move(state));
   }
-  const bool any = std::any_of(states.begin(), states.end(), [](const KernelState& s) { return s.usable(); });
+  const bool any =
+      std::any_of(states.begin(), states.end(), [](const KernelState& s) { return s.usable(); });
   for (auto it = states.rbegin(); !any && it != states.rend(); ++it) {
     if (!it->supported) continue;
     it->disabled = false;
@@ -48,26 +49,31 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
 bool BetterFor(int64_t rows, const KernelState& a, const KernelState& b) {
   const auto key = [rows](const KernelState& s) {
     const bool fits = rows == 1 ? s.kernel->mr == 1 : s.kernel->mr > 1;
-    return std::tuple(s.usable(), s.kernel->rank, fits, s.kernel->mr * s.kernel->nr, std::string_view(s.kernel->name));
+    return std::tuple(s.usable(), s.kernel->rank, fits, s.kernel->mr * s.kernel->nr,
+                      std::string_view(s.kernel->name));
   };
   return key(a) > key(b);
 }
 
-const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows, std::string_view layout) {
+const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows,
+                                std::string_view layout) {
   const KernelState* best = nullptr;
   for (const KernelState& state : states)
-    if (state.usable() && layout == state.kernel->layout && (best == nullptr || BetterFor(rows, state, *best)))
+    if (state.usable() && layout == state.kernel->layout &&
+        (best == nullptr || BetterFor(rows, state, *best)))
       best = &state;
   return best;
 }
 
-Fault FindKernel(std::span<const KernelState> states, std::string_view name, const KernelState** found) {
+Fault FindKernel(std::span<const KernelState> states, std::string_view name,
+                 const KernelState** found) {
   for (const KernelState& state : states) {
     if (name != state.kernel->name) continue;
     *found = &state;
     if (state.usable()) return {};
     return {FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED",
-            "kernel " + std::string(name) + " cannot run here: " + state.reason + "; ListKernels shows those that can"};
+            "kernel " + std::string(name) + " cannot run here: " + state.reason +
+                "; ListKernels shows those that can"};
   }
   return {FaultKind::kInvalidArgument, "KERNEL_UNKNOWN",
           "kernel '" + std::string(name) + "' is not built in; ListKernels shows the names"};
