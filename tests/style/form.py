@@ -132,7 +132,7 @@ def check_links(path: str, text: str, exists) -> list[tuple[int, str]]:
 
 
 def check_snippets(path: str, text: str, read) -> list[tuple[int, str]]:
-    """A code block that follows `<!-- file: X -->` is X's text, between its `[snippet]` marks when it has them."""
+    """A code block that follows `<!-- file: X -->` is a piece of X's text."""
     if not path.endswith(".md"):
         return []
     problems = []
@@ -141,6 +141,6 @@ def check_snippets(path: str, text: str, read) -> list[tuple[int, str]]:
         number = text.count("\n", 0, match.start()) + 1
         if source is None:
             problems.append((number, f"quotes {match[1]}, which is not there"))
-        elif match[2].strip() not in source:
-            problems.append((number, f"the code is not {match[1]}'s any more: copy it again"))
+        elif not match[2].strip() or match[2].strip() not in source:
+            problems.append((number, f"the code is not {match[1]}'s: copy it again"))
     return problems
