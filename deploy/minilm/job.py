@@ -1,6 +1,7 @@
 """The main job: sentence search over package descriptions, every matrix product of it computed by the service.
 
-    python job.py 127.0.0.1:8500            the server must be running; deploy/quickstart does all of it
+    python job.py --target 127.0.0.1:8500                     a server that is running
+    python job.py --server build/release/bin/qmatmul-server   starts one on free loopback ports, and stops it
 
 Registers the 36 int8 matrices of all-MiniLM-L6-v2, embeds packages.tsv and queries.txt (W8A8, dynamic per row,
 float32 out with scales and bias), registers the quantized embeddings as one more weight, and lets the service
@@ -9,6 +10,7 @@ score the queries against them. Prints a table and exits with 1 when a figure mi
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ import qmatmul
 import check
 from embed import embed, with_linear, with_onnxruntime
 from model import Linear, load_model, load_tokenizer
+from server_process import ServerProcess
 
 SUMS_EVERY = 10  # every tenth call is repeated for its int32 sums
 
@@ -155,10 +158,8 @@ def print_table(outcome: Outcome, texts: int, total_s: float) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", help="host:port or unix:/path of the server")
-    target = parser.parse_args().target
+def run_committed_texts(target: str) -> bool:
+    """The job on packages.tsv and queries.txt; prints its answers and its table. True when every bound is met."""
     here = Path(__file__).parent
     packages = [line.split("\t") for line in (here / "packages.tsv").read_text().splitlines()]
     queries = (here / "queries.txt").read_text().splitlines()
@@ -173,9 +174,54 @@ def main() -> int:
     misses = outcome.misses()
     for miss in misses:
         print(f"main job failed: {miss}", file=sys.stderr)
-    if not misses:
+    return not misses
+
+
+def run_with_server(binary: str, log: Path, keep: bool) -> bool:
+    """The job against a server of its own; the server must also end cleanly."""
+    server = ServerProcess(binary, log)
+    good = False
+    try:
+        server.wait_until_serving()
+        good = run_committed_texts(server.target)
+    finally:
+        if keep and good:
+            print_how_to_talk(binary, server)
+        elif (code := server.stop()) != 0:
+            print(f"main job failed: the server ended with {code}, its log is {log}", file=sys.stderr)
+            good = False
+    return good
+
+
+def print_how_to_talk(binary: str, server: ServerProcess) -> None:
+    cli = Path(binary).with_name("qmatmul")
+    print(f"the server runs on as process {server.process.pid}, its log is {server.log}")
+    print(f"  {cli} list --server {server.target}")
+    print(f"  curl http://{server.http}/metrics")
+    print(f"  kill {server.process.pid}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--target", help="host:port or unix:/path of a running server")
+    where.add_argument("--server", help="the qmatmul-server program to start")
+    parser.add_argument("--log", type=Path, default=Path("qmatmul-server.log"), help="where the started server's output goes")
+    parser.add_argument("--keep", action="store_true", help="leave the started server running and print how to talk to it")
+    arguments = parser.parse_args()
+    # As Ctrl-C: the server is stopped in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if arguments.target:
+            good = run_committed_texts(arguments.target)
+        else:
+            good = run_with_server(arguments.server, arguments.log, arguments.keep)
+    except (qmatmul.QmatmulError, OSError, RuntimeError) as error:
+        print(f"main job failed: {error}", file=sys.stderr)
+        return 1
+    if good:
         print("main job done")
-    return 1 if misses else 0
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -42,5 +42,37 @@ from .weights import PlainWeight, plain_weight
 
 __version__ = "0.1.0"
 
-__all__ = [name for name in dir() if not name.startswith("_") and name not in (
-    "client", "dtypes", "errors", "int_mm", "messages", "records", "retry", "v1", "weights")]
+__all__ = [
+    "AlreadyExists",
+    "Cancelled",
+    "Candidate",
+    "Client",
+    "DataLoss",
+    "DeadlineExceeded",
+    "Device",
+    "Execution",
+    "Explanation",
+    "FailedPrecondition",
+    "FieldViolation",
+    "Internal",
+    "InvalidArgument",
+    "Kernel",
+    "KernelStatistics",
+    "NotFound",
+    "OutOfRange",
+    "Output",
+    "PermissionDenied",
+    "PlainWeight",
+    "QmatmulError",
+    "Registration",
+    "ResourceExhausted",
+    "Result",
+    "Statistics",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Weight",
+    "WeightCopy",
+    "plain_weight",
+    "torch_int_mm",
+]

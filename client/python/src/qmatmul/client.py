@@ -276,8 +276,9 @@ def _methods(channel: grpc.Channel) -> Iterator[Tuple[str, Any]]:
                 request_serializer=GetMessageClass(method.input_type).SerializeToString,
                 response_deserializer=GetMessageClass(method.output_type).FromString,
             )
-    # HealthCheckRequest {string service = 1} and HealthCheckResponse {enum status = 1}, by hand: the package that
-    # has them (grpcio-health-checking) would pin the user's grpcio and protobuf for these two fields.
+    # HealthCheckRequest {string service = 1} and HealthCheckResponse {enum status = 1}, without the package
+    # that has them (grpcio-health-checking): it would pin the user's grpcio and protobuf for these two fields. Any
+    # message whose field 1 is a string gives the request's bytes.
     yield _HEALTH, channel.unary_unary(
         f"/{_HEALTH}",
         request_serializer=lambda service: pb.GetWeightRequest(name=service).SerializeToString(),
