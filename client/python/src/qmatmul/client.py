@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 from google.protobuf.message_factory import GetMessageClass
 
-from . import errors, messages, records
+from . import dtypes, errors, messages, records
 from .messages import OutputLike
 from .retry import RetryBudget, call_with_retries
 from .v1 import qmatmul_pb2 as pb
@@ -145,11 +145,41 @@ class Client:
     # Matrix multiplication
 
     @overload
-    def matmul(self, x: Any, weights: str, *, out: OutputLike, **kwargs: Any) -> records.Result: ...
+    def matmul(
+        self,
+        x: Any,
+        weights: str,
+        *,
+        out: OutputLike,
+        dynamic: bool = False,
+        scale: Any = None,
+        zero_points: Any = None,
+        arithmetic: Optional[str] = None,
+        dtype: Optional[str] = None,
+        scale_dtype: Optional[str] = None,
+        device: str = "",
+        kernel: str = "",
+        verify: bool = False,
+        timeout_s: Optional[float] = None,
+    ) -> records.Result: ...
 
     @overload
     def matmul(
-        self, x: Any, weights: Sequence[str], *, out: Union[OutputLike, Sequence[OutputLike]], **kwargs: Any
+        self,
+        x: Any,
+        weights: Sequence[str],
+        *,
+        out: Union[OutputLike, Sequence[OutputLike]],
+        dynamic: bool = False,
+        scale: Any = None,
+        zero_points: Any = None,
+        arithmetic: Optional[str] = None,
+        dtype: Optional[str] = None,
+        scale_dtype: Optional[str] = None,
+        device: str = "",
+        kernel: str = "",
+        verify: bool = False,
+        timeout_s: Optional[float] = None,
     ) -> List[records.Result]: ...
 
     def matmul(
@@ -219,7 +249,7 @@ class Client:
         request = pb.ExplainRequest(
             weights=names,
             rows=rows,
-            activations=messages.dtypes.to_enum(messages.dtypes.name_of(activations)),
+            activations=dtypes.to_enum(dtypes.name_of(activations)),
             outputs=messages.output_specs(out, len(names)),
             options=messages.options(arithmetic, device, kernel),
         )

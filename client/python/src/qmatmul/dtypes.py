@@ -19,7 +19,7 @@ except ImportError:
 
 BF16 = np.dtype(_bfloat16)
 
-_NUMPY = {
+_NUMPY: dict[str, np.dtype[Any]] = {
     "INT8": np.dtype(np.int8),
     "UINT8": np.dtype(np.uint8),
     "INT16": np.dtype("<i2"),
@@ -49,17 +49,19 @@ def name_of(dtype: Any) -> str:
     return known
 
 
-def numpy_dtype(name: str) -> np.dtype:
+def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy type of an element type's name."""
     return _NUMPY[name]
 
 
-def to_enum(name: str) -> int:
+def to_enum(name: str) -> pb.DataType:
+    """The contract's value of a name."""
     return pb.DataType.Value("DATA_TYPE_" + name)
 
 
 def from_enum(value: int) -> str:
-    return pb.DataType.Name(value).removeprefix("DATA_TYPE_")
+    """The name of the contract's value."""
+    return str(pb.DataType.Name(value)).removeprefix("DATA_TYPE_")
 
 
 def to_wire(array: np.ndarray, dtype: str | None = None) -> tuple[str, np.ndarray]:

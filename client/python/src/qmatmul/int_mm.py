@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .client import Client
+from .messages import Output
 
 
 def torch_int_mm(a: Any, weight_id: str, *, client: Client, timeout_s: float | None = None) -> Any:
@@ -22,11 +23,9 @@ def torch_int_mm(a: Any, weight_id: str, *, client: Client, timeout_s: float | N
       their memory.
     Raises: as Client.matmul.
     """
-    from .messages import Output
-
     torch = sys.modules.get("torch")  # a tensor cannot exist unless its caller imported torch
-    is_tensor = torch is not None and isinstance(a, torch.Tensor)
-    array = a.detach().cpu().numpy() if is_tensor else np.asarray(a)
+    tensor = a if torch is not None and isinstance(a, torch.Tensor) else None
+    array = np.asarray(a) if tensor is None else tensor.detach().cpu().numpy()
     out = Output("INT32", skip_bias=True)
     sums = client.matmul(array, weight_id, out=out, timeout_s=timeout_s).array.copy()
-    return torch.from_numpy(sums).to(a.device) if is_tensor else sums
+    return sums if torch is None or tensor is None else torch.from_numpy(sums).to(tensor.device)

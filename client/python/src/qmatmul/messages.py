@@ -128,7 +128,8 @@ def result(output: pb.OutputTensor) -> records.Result:
     )
 
 
-def _enum(kind: Any, prefix: str, name: str) -> int:
+def _enum(kind: Any, prefix: str, name: str) -> Any:
+    """The value of an enumeration by its short name; UNSPECIFIED is said by leaving the argument out."""
     full = prefix + str(name)
     if full not in kind.keys() or name == "UNSPECIFIED":
         known = [k.removeprefix(prefix) for k in kind.keys() if not k.endswith("UNSPECIFIED")]

@@ -39,16 +39,16 @@ class PlainWeight:
 
     @property
     def k(self) -> int:
-        return self.data.shape[0 if self.layout == "KN" else 1]
+        return int(self.data.shape[0 if self.layout == "KN" else 1])
 
     @property
     def n(self) -> int:
-        return self.data.shape[1 if self.layout == "KN" else 0]
+        return int(self.data.shape[1 if self.layout == "KN" else 0])
 
     def parts(self) -> Tuple[memoryview, ...]:
         """The bytes in the identity's order, without a copy."""
         arrays = (a for a in (self.data, self.scales, self.bias) if a is not None and a.size)
-        return tuple(memoryview(a.reshape(-1).view(np.uint8)) for a in arrays)
+        return tuple(a.reshape(-1).view(np.uint8).data for a in arrays)
 
     def bytes_total(self) -> int:
         return sum(len(part) for part in self.parts())
