@@ -102,7 +102,7 @@ def test_a_weight_that_is_not_what_was_registered_is_seen():
     assert (service.sums.wrong, service.floats.wrong) == (5, 5)
 
 
-GOOD = dict(cosine_min=0.99, cosine_mean=0.997, top1=15, queries=20)
+GOOD = dict(cosine_min=0.99, cosine_mean=0.997, top1=15, queries=20, kernel_gops=1.0)
 
 
 @pytest.mark.parametrize(
