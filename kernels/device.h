@@ -1,13 +1,15 @@
 // The one door to anything that multiplies: a Device packs weights into its own memory and runs
-// products on them. CPU, CUDA and Vulkan are rows behind this header; nothing outside kernels/ sees more.
+// products on them. CPU, CUDA and Vulkan are rows behind this header; nothing outside kernels/ sees
+// more.
 //
-// Thread-safety: every method may be called from any thread. Run blocks; DeviceInfo::lanes says how many
-// Runs may usefully overlap. Ownership: PackedWeight is shared and immutable; deleting the last
-// reference frees its device memory at once.
+// Thread-safety: every method may be called from any thread. Run blocks; DeviceInfo::lanes says how
+// many Runs may usefully overlap. Ownership: PackedWeight is shared and immutable; deleting the
+// last reference frees its device memory at once.
 //
 // Invariants
 //   1. Every Device and every kernel gives the bytes of kernels/reference.h.
-//   2. A PackedWeight is made only by a Packer (or loaded from an image that a Packer made), and a kernel
+//   2. A PackedWeight is made only by a Packer (or loaded from an image that a Packer made), and a
+//   kernel
 //      whose layout differs refuses it (LAYOUT_MISMATCH): wrong numbers are never an outcome.
 //   3. Packing needs at most 4 MiB beyond the packed copy.
 //   4. No exception crosses this door; faults are returned. Out of memory is a Fault, not an abort.
@@ -36,7 +38,7 @@ struct DeviceInfo {
 };
 
 struct KernelInfo {
-  std::string name;  // "cpu.avx2.s8s8s32.6x16x4": device.isa.types.mr x nr x kr, unique
+  std::string name;        // "cpu.avx2.s8s8s32.6x16x4": device.isa.types.mr x nr x kr, unique
   bool supported = false;  // this machine can run it
   bool disabled = false;   // by configuration
   std::string reason;      // why not supported or disabled
@@ -86,13 +88,13 @@ struct SegmentOutput {
   Epilogue epilogue;
   OutputView view;
   Outcome outcome;
-  // When not empty: row_checks[m] receives c[m] = Σ_n acc[m][n]·r[n] mod 2⁶⁴ (numerics §7), for r of
-  // Work::Step::check_vectors.
+  // When not empty: row_checks[m] receives c[m] = Σ_n acc[m][n]·r[n] mod 2⁶⁴ (numerics §7), for r
+  // of Work::Step::check_vectors.
   std::span<uint64_t> row_checks;
 };
 
-// A run of rows of one request. Several segments, of different requests, types and epilogues, share one
-// Run: the answer of a row never depends on its neighbours.
+// A run of rows of one request. Several segments, of different requests, types and epilogues, share
+// one Run: the answer of a row never depends on its neighbours.
 struct RowSegment {
   const ActivationView* activations = nullptr;
   int64_t row_begin = 0;  // rows [row_begin, row_begin + rows) of the request
@@ -100,7 +102,8 @@ struct RowSegment {
   std::span<SegmentOutput> outputs;  // one per weight of the (last) step
   // Dynamic quantization: receives sa of each row of the request when not empty.
   std::span<float> scales_used;
-  // Set by Run when this segment's own input was refused (ACTIVATION_RANGE); its outputs are then void.
+  // Set by Run when this segment's own input was refused (ACTIVATION_RANGE); its outputs are then
+  // void.
   Fault fault;
 };
 
@@ -123,8 +126,8 @@ struct RunReport {
   std::string_view kernel;  // lives as long as the device
   int64_t rows = 0;
   int64_t padded_rows = 0;
-  int64_t pack_ns = 0;      // gathering and quantizing the activations
-  int64_t compute_ns = 0;   // all of it, packing included
+  int64_t pack_ns = 0;     // gathering and quantizing the activations
+  int64_t compute_ns = 0;  // all of it, packing included
 };
 
 // One kernel's standing for a given number of rows; see Device::Explain.
@@ -144,8 +147,8 @@ class Device {
   // All kernels built in, best first, those this machine cannot run included.
   virtual std::vector<KernelInfo> Kernels() const = 0;
 
-  // The spec must have passed CheckSpec. RESOURCE_EXHAUSTED when memory is short; UNIMPLEMENTED for a
-  // data type this device does not pack.
+  // The spec must have passed CheckSpec. RESOURCE_EXHAUSTED when memory is short; UNIMPLEMENTED for
+  // a data type this device does not pack.
   virtual Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) = 0;
   // The same in one call.
   Fault Pack(const WeightView& weight, std::shared_ptr<const PackedWeight>* packed);
@@ -153,15 +156,17 @@ class Device {
   virtual Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                        std::span<int8_t> out) const = 0;
 
-  // Computes every segment. A segment's own bad input lands in its `fault` and leaves the others alone;
-  // the returned fault means that nothing was computed: LAYOUT_MISMATCH (INTERNAL), KERNEL_UNKNOWN
-  // (INVALID_ARGUMENT), KERNEL_UNSUPPORTED (FAILED_PRECONDITION), device lost.
+  // Computes every segment. A segment's own bad input lands in its `fault` and leaves the others
+  // alone; the returned fault means that nothing was computed: LAYOUT_MISMATCH (INTERNAL),
+  // KERNEL_UNKNOWN (INVALID_ARGUMENT), KERNEL_UNSUPPORTED (FAILED_PRECONDITION), device lost.
   virtual Fault Run(const Work& work, RunReport* report) = 0;
 
   // The kernels for `rows` rows of these weights, the choice first, each with its reason.
-  virtual std::vector<KernelChoice> Explain(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
-                                            Arithmetic arithmetic, std::string_view forced) const = 0;
-  // Predicted time of a Run on `threads` threads (0: the team), for routing and for what runs inline.
+  virtual std::vector<KernelChoice> Explain(
+      int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
+      Arithmetic arithmetic, std::string_view forced) const = 0;
+  // Predicted time of a Run on `threads` threads (0: the team), for routing and for what runs
+  // inline.
   virtual int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const = 0;
 };
 

@@ -77,9 +77,11 @@ int64_t WeightSpec::line_bytes() const {
 Fault CheckSpec(const WeightSpec& s) {
   const bool int4 = s.dtype == DataType::kInt4;
   if (s.dtype == DataType::kUnspecified)
-    return Invalid("DTYPE_MISSING", "weight dtype is required: INT8, INT4 or INT2; it is never guessed");
+    return Invalid("DTYPE_MISSING",
+                   "weight dtype is required: INT8, INT4 or INT2; it is never guessed");
   if (s.dtype != DataType::kInt8 && !int4 && s.dtype != DataType::kInt2)
-    return Invalid("DTYPE", "weight dtype " + std::string(NameOf(s.dtype)) + " is not INT8, INT4 or INT2");
+    return Invalid("DTYPE",
+                   "weight dtype " + std::string(NameOf(s.dtype)) + " is not INT8, INT4 or INT2");
   if (s.layout != Layout::kKN && s.layout != Layout::kNK)
     return Invalid("LAYOUT_MISSING", "weight layout is required: KN or NK; it is never guessed");
   if (s.k < 1) return Invalid("SHAPE", "k = " + Num(s.k) + " must be at least 1");
@@ -91,13 +93,15 @@ Fault CheckSpec(const WeightSpec& s) {
     return Invalid("N_TOO_LARGE", "n = " + Num(s.n) + " exceeds " + Num(kColumnsMax));
   if (int4) {
     if (s.group_size < 1 || s.group_size > s.k || s.k % s.group_size != 0)
-      return Invalid("GROUP_SIZE", "INT4 group_size = " + Num(s.group_size) + " must divide k = " + Num(s.k));
+      return Invalid("GROUP_SIZE",
+                     "INT4 group_size = " + Num(s.group_size) + " must divide k = " + Num(s.k));
   } else if (s.group_size != 0) {
-    return Invalid("GROUP_SIZE", "group_size = " + Num(s.group_size) + " is for INT4 only; leave it 0");
+    return Invalid("GROUP_SIZE",
+                   "group_size = " + Num(s.group_size) + " is for INT4 only; leave it 0");
   }
   const int64_t grouped = s.groups() * s.n;
-  const bool count_ok =
-      int4 ? s.scale_count == grouped : s.scale_count == 0 || s.scale_count == 1 || s.scale_count == s.n;
+  const bool count_ok = int4 ? s.scale_count == grouped
+                             : s.scale_count == 0 || s.scale_count == 1 || s.scale_count == s.n;
   if (!count_ok)
     return Invalid("SCALE_COUNT", "scale_count = " + Num(s.scale_count) + " must be " +
                                       (int4 ? "(k / group_size) * n = " + Num(grouped)
@@ -107,7 +111,8 @@ Fault CheckSpec(const WeightSpec& s) {
   if (s.scale_count == 0 && s.scale_dtype != DataType::kUnspecified)
     return Invalid("SCALE_DTYPE", "scale_dtype is set but scale_count is 0");
   if (s.bias_count != 0 && s.bias_count != s.n)
-    return Invalid("BIAS_COUNT", "bias_count = " + Num(s.bias_count) + " must be 0 or n = " + Num(s.n));
+    return Invalid("BIAS_COUNT",
+                   "bias_count = " + Num(s.bias_count) + " must be 0 or n = " + Num(s.n));
   return {};
 }
 

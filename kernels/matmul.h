@@ -1,8 +1,8 @@
 // The vocabulary of quantized matrix multiplication: data types, shapes, and views of weights,
 // activations and outputs. Everything in kernels/ and server/engine/ speaks these words.
 //
-// Arithmetic: docs/numerics.md ("qmatmul-arith/1"). Notation: activations A[M,K], weight W[K,N], output
-// C[M,N], all row-major in meaning; m, n, k index them.
+// Arithmetic: docs/numerics.md ("qmatmul-arith/1"). Notation: activations A[M,K], weight W[K,N],
+// output C[M,N], all row-major in meaning; m, n, k index them.
 //
 // Views do not own. Whoever fills a view keeps what it points to alive until the call that takes it
 // returns. All structs here are plain values; none is synchronised.
@@ -16,7 +16,18 @@
 
 namespace qmatmul {
 
-enum class DataType : uint8_t { kUnspecified, kInt8, kUint8, kInt16, kInt32, kF32, kF16, kBF16, kInt4, kInt2 };
+enum class DataType : uint8_t {
+  kUnspecified,
+  kInt8,
+  kUint8,
+  kInt16,
+  kInt32,
+  kF32,
+  kF16,
+  kBF16,
+  kInt4,
+  kInt2
+};
 
 // How the bytes of a plain weight are ordered: K lines of N elements, or N lines of K elements.
 enum class Layout : uint8_t { kUnspecified, kKN, kNK };
@@ -39,12 +50,20 @@ std::string_view NameOf(DataType dtype);
 std::string_view NameOf(Layout layout);
 std::string_view NameOf(Overflow overflow);
 std::string_view NameOf(Arithmetic arithmetic);
-inline bool IsFloat(DataType d) { return d == DataType::kF32 || d == DataType::kF16 || d == DataType::kBF16; }
+inline bool IsFloat(DataType d) {
+  return d == DataType::kF32 || d == DataType::kF16 || d == DataType::kBF16;
+}
 
-// What went wrong at a door of kernels/. Ok when kind is kNone. `reason` is an UPPER_SNAKE word that
-// clients may rely on; `message` names the offending value, the limit and the way out.
+// What went wrong at a door of kernels/. Ok when kind is kNone. `reason` is an UPPER_SNAKE word
+// that clients may rely on; `message` names the offending value, the limit and the way out.
 enum class FaultKind : uint8_t {
-  kNone, kInvalidArgument, kFailedPrecondition, kResourceExhausted, kUnimplemented, kInternal, kDeviceLost
+  kNone,
+  kInvalidArgument,
+  kFailedPrecondition,
+  kResourceExhausted,
+  kUnimplemented,
+  kInternal,
+  kDeviceLost
 };
 struct [[nodiscard]] Fault {
   FaultKind kind = FaultKind::kNone;
@@ -59,7 +78,7 @@ struct WeightSpec {
   Layout layout = Layout::kUnspecified;
   int64_t k = 0;
   int64_t n = 0;
-  int64_t group_size = 0;  // kInt4: divides k; otherwise 0
+  int64_t group_size = 0;                         // kInt4: divides k; otherwise 0
   DataType scale_dtype = DataType::kUnspecified;  // kF32, kF16, kBF16; kUnspecified without scales
   int64_t scale_count = 0;  // 0, 1 or n; kInt4: (k / group_size) * n, [k/g, n]
   int64_t bias_count = 0;   // 0 or n, fp32
@@ -81,7 +100,8 @@ struct WeightSpec {
 // the spec's sizes without looking.
 Fault CheckSpec(const WeightSpec& spec);
 
-// "qmatmul.weight.v1;INT8;KN;384;384;0;F32;384;384\n": the first line of what a weight's digest hashes.
+// "qmatmul.weight.v1;INT8;KN;384;384;0;F32;384;384\n": the first line of what a weight's digest
+// hashes.
 std::string IdentityLine(const WeightSpec& spec);
 
 // A plain weight in memory, bytes as sent.
@@ -109,7 +129,9 @@ struct ActivationView {
   std::span<const float> scales;         // kStatic, or known scales of integers: 0, 1 or rows
   std::span<const int32_t> zero_points;  // 0, 1 or rows
 
-  float scale(int64_t row) const { return scales.size() == 1 ? scales[0] : scales[static_cast<size_t>(row)]; }
+  float scale(int64_t row) const {
+    return scales.size() == 1 ? scales[0] : scales[static_cast<size_t>(row)];
+  }
   int32_t zero_point(int64_t row) const {
     if (zero_points.empty()) return 0;
     return zero_points.size() == 1 ? zero_points[0] : zero_points[static_cast<size_t>(row)];
@@ -138,7 +160,7 @@ struct OutputView {
 
 // What the epilogue saw while it wrote one output.
 struct Outcome {
-  int64_t overflow_count = 0;  // results clamped, wrapped or rounded to ±inf
+  int64_t overflow_count = 0;       // results clamped, wrapped or rounded to ±inf
   int64_t first_overflow_row = -1;  // row of the request; with Overflow::kError the output is void
   int64_t first_overflow_column = -1;
 };

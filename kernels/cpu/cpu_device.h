@@ -1,0 +1,50 @@
+// The CPU as a Device: one compute team, one kernel table, one packed layout.
+//
+// Thread-safety: as Device says. Runs on several threads take turns on the team; a Run with
+// threads_max = 1 uses the calling thread alone and waits for nobody.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/micro_kernels.h"
+#include "kernels/cpu/pack.h"
+#include "kernels/cpu/select.h"
+#include "kernels/cpu/thread_team.h"
+#include "kernels/device.h"
+#include "kernels/devices.h"
+
+namespace qmatmul::cpu {
+
+class CpuDevice final : public Device {
+ public:
+  // `features` is what the CPU can do; tests pass less, to see what a lesser one would choose.
+  CpuDevice(const DeviceOptions& options, const CpuFeatures& features);
+
+  const DeviceInfo& info() const override { return info_; }
+  std::vector<KernelInfo> Kernels() const override;
+  Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) override;
+  Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
+               std::span<int8_t> out) const override;
+  Fault Run(const Work& work, RunReport* report) override;
+  std::vector<KernelChoice> Explain(int64_t rows,
+                                    std::span<const std::shared_ptr<const PackedWeight>> weights,
+                                    Arithmetic arithmetic, std::string_view forced) const override;
+  int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const override;
+
+ private:
+  // The kernel for this many rows: the forced one, or the best.
+  Fault Choose(int64_t rows, std::string_view forced, const KernelState** chosen) const;
+  // What the chosen kernels do in a short run at start: the base of PredictNs.
+  void MeasureRates();
+  double MeasureMacsPerNs(int64_t rows, int64_t k, int64_t n);
+
+  DeviceInfo info_;
+  std::vector<KernelState> states_;
+  ThreadTeam team_;
+  double gemv_macs_per_ns_ = 0;  // one thread
+  double gemm_macs_per_ns_ = 0;
+};
+
+}  // namespace qmatmul::cpu

@@ -1,0 +1,66 @@
+// The work on one row before and after the product: quantizing and interleaving activations, and
+// the epilogue. The bodies are the plain loops of row_ops.inc, compiled once per ISA; all of them
+// give the bytes of docs/numerics.md, so which one runs never shows.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/matmul.h"
+
+namespace qmatmul::cpu {
+
+// What the activations are turned into for the product. `bias` is what was added to each int8
+// value: the sums are then too large by bias * colsum[n], which the epilogue takes off again.
+enum class Operand : uint8_t {
+  kS16,  // widened to int16: vpmaddwd, plain C. No bias; uint8 fits as it is.
+  kU8,   // uint8: vpdpbusd. int8 values get +128.
+  kS8,   // int8: sdot, smmla, tdpbssd. uint8 values get -128.
+};
+
+inline int ElementBytes(Operand operand) { return operand == Operand::kS16 ? 2 : 1; }
+inline int32_t BiasOf(Operand operand, bool unsigned_source) {
+  if (operand == Operand::kU8 && !unsigned_source) return 128;
+  if (operand == Operand::kS8 && unsigned_source) return -128;
+  return 0;
+}
+
+// |a| beyond 2⁵³, infinities and NaNs have magnitude bits above this (numerics §0).
+inline constexpr uint32_t kActivationMagnitudeMax = 0x5A000000u;
+
+// One row of one output, a run of columns of it at a time.
+struct EpilogueRow {
+  int32_t* acc;                // n sums; corrected in place
+  const int32_t* column_sums;  // of these columns
+  int32_t correction;          // acc[i] -= correction * column_sums[i], modulo 2³²
+  const float* weight_scales;  // one per column; 1 where the weight has none
+  float activation_scale;      // 1 when there is none
+  const float* bias;           // nullptr: none
+  const Epilogue* epilogue;
+  float inverse_scale;  // 1 / epilogue->scale, rounded once per request
+  void* out;            // of these columns
+  int64_t n;
+  float* scratch;          // n floats
+  int64_t overflow_count;  // set
+  int64_t first_overflow;  // set: column within this run, -1 when none
+};
+
+struct RowOps {
+  // Widens F32, F16 or BF16 to float and returns the largest magnitude's bits (NaN included).
+  uint32_t (*widen)(DataType dtype, const void* source, float* row, int64_t k);
+  // q = rne(a * inv); |q| <= 127 by construction of inv.
+  void (*quantize_dynamic)(const float* row, int64_t k, float inv, int8_t* q);
+  // q = clamp(rne(clamp(a * inv, ±2³⁰)) + za, -128, 127).
+  void (*quantize_static)(const float* row, int64_t k, float inv, int32_t za, int8_t* q);
+  // Writes row r of a strip of `rows` rows: element k goes to strip[(k / 4 * rows + r) * 4 + k %
+  // 4]; `strip` already points at row r. Pads k to a multiple of 4 with zeros.
+  void (*interleave)(Operand operand, bool unsigned_source, const void* row, int64_t k, int rows,
+                     void* strip);
+  // Takes correction * column_sums off the sums.
+  void (*correct)(EpilogueRow* row);
+  // Σ acc[i] * r[i] mod 2⁶⁴ (numerics §7) of corrected sums.
+  uint64_t (*check)(const int32_t* acc, const uint32_t* r, int64_t n);
+  // Corrected sums to the output's type; may overwrite the sums.
+  void (*finish)(EpilogueRow* row);
+};
+
+}  // namespace qmatmul::cpu

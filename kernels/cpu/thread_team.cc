@@ -1,0 +1,95 @@
+#include "kernels/cpu/thread_team.h"
+
+#include <chrono>
+#include <string>
+
+#include <pthread.h>
+
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
+namespace qmatmul::cpu {
+namespace {
+
+// Long enough to cover the uneven end of a job, short enough not to starve whoever shares the core.
+constexpr int kWaitSpins = 2000;
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+void TeamBarrier::Wait() {
+  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.fetch_add(1, std::memory_order_acq_rel);
+    phase_.notify_all();
+    return;
+  }
+  for (int i = 0; i < kWaitSpins; ++i) {
+    if (phase_.load(std::memory_order_acquire) != phase) return;
+    Pause();
+  }
+  while (phase_.load(std::memory_order_acquire) == phase)
+    phase_.wait(phase, std::memory_order_acquire);
+}
+
+ThreadTeam::ThreadTeam(int size, int spin_us_max) : spin_us_max_(spin_us_max) {
+  for (int member = 1; member < size; ++member) {
+    auto worker = std::make_unique<Worker>();
+    Worker* w = worker.get();
+    w->thread = std::thread([this, w, member] { Loop(w, member); });
+    pthread_setname_np(w->thread.native_handle(), ("qmm-team-" + std::to_string(member)).c_str());
+    workers_.push_back(std::move(worker));
+  }
+}
+
+ThreadTeam::~ThreadTeam() {
+  stop_.store(true, std::memory_order_release);
+  for (auto& worker : workers_) {
+    worker->ticket.fetch_add(1, std::memory_order_release);
+    worker->ticket.notify_one();
+    worker->thread.join();
+  }
+}
+
+void ThreadTeam::Run(int count, const std::function<void(int member)>& job) {
+  if (count <= 1) return job(0);
+  std::lock_guard lock(running_);
+  job_ = &job;
+  left_.store(count - 1, std::memory_order_relaxed);
+  for (int i = 0; i < count - 1; ++i) {
+    workers_[i]->ticket.fetch_add(1, std::memory_order_release);
+    workers_[i]->ticket.notify_one();
+  }
+  job(0);
+  for (int i = 0; i < kWaitSpins && left_.load(std::memory_order_acquire) > 0; ++i) Pause();
+  for (int left; (left = left_.load(std::memory_order_acquire)) > 0;)
+    left_.wait(left, std::memory_order_acquire);
+}
+
+void ThreadTeam::Loop(Worker* worker, int member) {
+  uint32_t seen = 0;
+  for (;;) {
+    const auto spin_end =
+        std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_max_);
+    while (worker->ticket.load(std::memory_order_acquire) == seen &&
+           std::chrono::steady_clock::now() < spin_end)
+      Pause();
+    while (worker->ticket.load(std::memory_order_acquire) == seen)
+      worker->ticket.wait(seen, std::memory_order_acquire);
+    ++seen;
+    if (stop_.load(std::memory_order_acquire)) return;
+    (*job_)(member);
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) left_.notify_one();
+  }
+}
+
+}  // namespace qmatmul::cpu

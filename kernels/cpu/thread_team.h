@@ -1,0 +1,58 @@
+// A persistent team of threads for one device. The caller is member 0, so a team of one never
+// leaves the calling thread. Idle members spin for a bounded time and then park on a futex.
+//
+// Why not a thread a call: spawning took a 768 x 768 product from 95 to 31 GOPS.
+//
+// Thread-safety: Run may be called from any thread; one job runs at a time, others wait their turn.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace qmatmul::cpu {
+
+// All members of one job wait for each other. Reusable. Spins briefly, then parks.
+class TeamBarrier {
+ public:
+  explicit TeamBarrier(int members) : members_(members) {}
+  void Wait();
+
+ private:
+  const int members_;
+  std::atomic<int> arrived_{0};
+  std::atomic<uint32_t> phase_{0};
+};
+
+class ThreadTeam {
+ public:
+  ThreadTeam(int size, int spin_us_max);
+  ~ThreadTeam();
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  // Calls job(member) for members 0 … count - 1 at once, 0 on this thread, and returns when all
+  // have. 1 <= count <= size(). With count 1 the team is not touched and nothing is waited for.
+  void Run(int count, const std::function<void(int member)>& job);
+
+ private:
+  struct alignas(64) Worker {
+    std::atomic<uint32_t> ticket{0};  // moves on for each job, and at the end
+    std::thread thread;
+  };
+  void Loop(Worker* worker, int member);
+
+  const int spin_us_max_;
+  std::mutex running_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  const std::function<void(int)>* job_ = nullptr;
+  alignas(64) std::atomic<int> left_{0};
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace qmatmul::cpu
