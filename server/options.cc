@@ -111,7 +111,7 @@ bool ParseNumber(const Row& row, std::string_view text, int64_t* value, std::str
   const auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
   const bool parsed =
       code == std::errc() && end == digits.data() + digits.size() && !digits.empty();
-  if (parsed && number >= row.min && number <= row.max / unit && number * unit >= row.min) {
+  if (parsed && number >= 0 && number <= row.max / unit && number * unit >= row.min) {
     *value = number * unit;
     return true;
   }
