@@ -27,10 +27,19 @@ Status Invalid(std::string reason, std::string message) {
   return status;
 }
 
-// A header value that gRPC will carry: an id outside printable ASCII aborts the call inside the
-// transport, so it is left out and the server refuses the id by name.
-bool IsHeaderValue(std::string_view value) {
-  return std::all_of(value.begin(), value.end(), [](char c) { return c >= 0x20 && c <= 0x7e; });
+// The one rule of an id that cannot be left to the server: other bytes neither fit the routing header nor
+// a proto3 string, and the call would die inside the transport.
+Status CheckId(std::string_view id) {
+  if (std::all_of(id.begin(), id.end(), [](char c) { return c >= 0x20 && c <= 0x7e; })) return {};
+  return Invalid("WEIGHT_ID",
+                 "a weight id of " + std::to_string(id.size()) +
+                     " bytes has some that are not printable ASCII; use A-Z a-z 0-9 . _ -");
+}
+
+Status CheckIds(std::span<const Product> products) {
+  for (const Product& product : products)
+    if (Status status = CheckId(product.weight); !status.ok()) return status;
+  return {};
 }
 
 }  // namespace
@@ -70,6 +79,7 @@ struct Client::Connections {
   // Every unary call goes through here: deadline, routing header, connection, errors.
   template <class Call>
   Status Invoke(std::chrono::milliseconds timeout, std::string_view weight, Call call) {
+    if (Status status = CheckId(weight); !status.ok()) return status;
     grpc::ClientContext context;
     Prepare(&context, timeout, weight);
     const grpc::Status status = call(Next(), &context);
@@ -84,7 +94,7 @@ struct Client::Connections {
     if (timeout <= std::chrono::milliseconds::zero()) timeout = options.timeout;
     context->set_deadline(std::chrono::system_clock::now() + timeout);
     // Balancers hash it, so that a replica keeps its share of the weights.
-    if (!weight.empty() && IsHeaderValue(weight))
+    if (!weight.empty())
       context->AddMetadata("qmatmul-weight", std::string(weight));
   }
 
@@ -150,6 +160,7 @@ Result<Registration> Client::Connections::Register(const v1::RegisterWeightReque
 
 Result<Registration> Client::RegisterWeight(const WeightUpload& weight,
                                             const UploadProgress& progress) {
+  if (Status status = CheckId(weight.id); !status.ok()) return status;
   v1::RegisterWeightRequest first;
   ToProto(weight, DigestOf(weight), first.mutable_spec());
   auto known = connections_->Register(first, weight, /*with_data=*/false, progress);
@@ -210,6 +221,7 @@ Result<std::vector<Output>> Client::MatMul(std::span<const Product> products,
     return Invalid(
         "QUANTIZATION_SPEC",
         "activations have both dynamic quantization and static scales; give one of them");
+  if (Status status = CheckIds(products); !status.ok()) return status;
   v1::MatMulRequest request;
   for (const Product& product : products) {
     request.add_weights(ResourceName(product.weight));
@@ -243,6 +255,7 @@ Result<std::vector<Output>> Client::MatMul(std::span<const Product> products,
 
 Result<Explanation> Client::Explain(std::span<const Product> products, int64_t rows,
                                     DataType activations, const MatMulOptions& options) {
+  if (Status status = CheckIds(products); !status.ok()) return status;
   v1::ExplainRequest request;
   for (const Product& product : products) {
     request.add_weights(ResourceName(product.weight));

@@ -133,7 +133,7 @@ int RunList(const Arguments& arguments) {
                std::to_string(w.k), std::to_string(w.n), ScalesText(w),
                w.bias_count > 0 ? "yes" : "-", CopyBytesText(w), w.digest.substr(0, 12)});
   std::fputs(table.ToString().c_str(), stdout);
-  std::printf("%zu weights\n", weights.size());
+  std::printf("%zu weight%s\n", weights.size(), weights.size() == 1 ? "" : "s");
   return kExitOk;
 }
 
