@@ -14,7 +14,6 @@
 #include <mutex>
 #include <thread>
 
-#include "kernels/devices.h"
 #include "server/log.h"
 #include "server/metrics_page.h"
 #include "server/service.h"
@@ -25,6 +24,9 @@ namespace {
 constexpr auto kTick = std::chrono::seconds(1);
 constexpr const char* kServiceNames[] = {"qmatmul.v1.WeightService", "qmatmul.v1.MatMulService",
                                          "qmatmul.v1.InfoService", "qmatmul.v1.AdminService"};
+
+// The kinds that the contract names; those this build or machine lacks are absent, not unknown.
+constexpr const char* kDeviceKinds[] = {"cpu", "cuda", "vulkan"};
 
 // Messages carry a few hundred bytes beside their tensors: names, shapes, what was done.
 constexpr int64_t kEnvelopeBytes = 64 << 10;
@@ -39,7 +41,7 @@ EngineOptions EngineOptionsOf(const Options& options,
     engine.weight_bytes_max = devices.front()->info().memory_bytes / 4 * 3;
   engine.inline_ns_max = options.inline_us_max * 1000;
   engine.metrics = options.metrics;
-  engine.known_device_kinds = KnownDeviceKinds();
+  engine.known_device_kinds = {std::begin(kDeviceKinds), std::end(kDeviceKinds)};
   return engine;
 }
 
