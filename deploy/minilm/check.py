@@ -64,4 +64,4 @@ class Tally:
         self.elements += expected.size
 
     def __str__(self) -> str:
-        return f"{self.wrong} of {self.elements:,}"
+        return f"{self.wrong:,} of {self.elements:,}"

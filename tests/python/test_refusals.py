@@ -28,7 +28,7 @@ CALLS = [
     (lambda c: c.matmul(A, "w", out="F32", zero_points=[1, 2, 3]), qmatmul.InvalidArgument, "ZERO_POINT_COUNT"),
     (lambda c: c.matmul(A, "w", out="F32", kernel="cpu.none"), qmatmul.InvalidArgument, "KERNEL_UNKNOWN"),
     (lambda c: c.matmul(A, "w", out="F32", device="tpu"), qmatmul.InvalidArgument, "DEVICE_UNKNOWN"),
-    (lambda c: c.matmul(A, "w", out="F32", device="cuda:7"), qmatmul.FailedPrecondition, "DEVICE_ABSENT"),
+    (lambda c: c.matmul(A, "w", out="F32", device="cpu:7"), qmatmul.FailedPrecondition, "DEVICE_ABSENT"),
     (lambda c: c.get_weight("no-such-weight"), qmatmul.NotFound, "WEIGHT_UNKNOWN"),
     (lambda c: c.delete_weight("no-such-weight"), qmatmul.NotFound, "WEIGHT_UNKNOWN"),
     (lambda c: list(c.list_weights(page_size=-1)), qmatmul.InvalidArgument, "PAGE_SIZE"),
