@@ -1,0 +1,153 @@
+#include "kernels/bench/contest.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "kernels/bench/roof.h"
+#include "kernels/half.h"
+
+namespace qmatmul::bench {
+namespace {
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void Demand(const Fault& fault) {
+  if (fault.ok()) return;
+  std::fprintf(stderr, "kernels_bench: %s: %s\n", fault.reason.c_str(), fault.message.c_str());
+  std::exit(1);
+}
+
+// The int8 values as they are, or as floats that quantize back to about themselves.
+std::vector<std::byte> Encode(std::span<const int8_t> values, DataType dtype) {
+  const size_t size = size_t(BitsOf(dtype) / 8);
+  std::vector<std::byte> bytes(values.size() * size);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float x = values[i] * 0.01f;
+    const uint16_t half = dtype == DataType::kF16 ? FloatToF16(x) : FloatToBF16(x);
+    const void* source =
+        dtype == DataType::kF32 ? static_cast<const void*>(&x) : static_cast<const void*>(&half);
+    std::memcpy(bytes.data() + i * size, IsFloat(dtype) ? source : &values[i], size);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+struct OwnProduct::Parts {
+  std::vector<std::byte> activations;
+  std::vector<float> scales;
+  ByteSpan span;
+  ActivationView view;
+  std::shared_ptr<const PackedWeight> weight;
+  SegmentOutput output;
+  RowSegment segment;
+  WorkStep step;
+  Work work;
+};
+
+OwnProduct::OwnProduct(Device* device, const Problem& p, DataType activations,
+                       const Epilogue& epilogue, std::string kernel)
+    : device_(device), forced_(std::move(kernel)), parts_(std::make_unique<Parts>()) {
+  Parts& x = *parts_;
+  x.scales.assign(size_t(p.n), 0.01f);
+  WeightView weight;
+  weight.spec = {DataType::kInt8, Layout::kKN, p.k, p.n, 0, DataType::kF32, p.n, 0};
+  weight.data = p.weight.data();
+  weight.scales = x.scales.data();
+  const double start = Seconds();
+  Demand(device->Pack(weight, &x.weight));
+  pack_gbps_ = 1e-9 * double(p.k * p.n) / (Seconds() - start);
+  x.activations = Encode(p.activations, activations);
+  x.span = {x.activations.data(), x.activations.size()};
+  x.view = {activations,
+            p.m,
+            p.k,
+            {&x.span, 1},
+            IsFloat(activations) ? Quantization::kDynamic : Quantization::kNone,
+            {},
+            {}};
+  const int64_t row_bytes = p.n * BitsOf(epilogue.dtype) / 8;
+  output_.resize(size_t(p.m * row_bytes));
+  x.output.epilogue = epilogue;
+  x.output.view = {output_.data(), row_bytes};
+  x.segment.activations = &x.view;
+  x.segment.rows = p.m;
+  x.segment.outputs = {&x.output, 1};
+  x.step = {{&x.weight, 1}, Arithmetic::kW8A8, {}};
+  x.work = {{&x.segment, 1}, {&x.step, 1}, forced_, p.threads};
+}
+
+OwnProduct::~OwnProduct() = default;
+
+void OwnProduct::Run() { Demand(device_->Run(parts_->work, &report_)); }
+
+void Compete(std::vector<Contender>* contenders, int threads, int rounds, double seconds) {
+  std::vector<int> inner;
+  std::vector<std::vector<double>> times(contenders->size());
+  for (Contender& c : *contenders) {
+    c.run();
+    const int64_t start = BenchClockNs(threads);
+    c.run();
+    const double one = std::max(1.0, double(BenchClockNs(threads) - start));
+    inner.push_back(std::max(1, static_cast<int>(3e6 / one)));  // about 3 ms a sample
+  }
+  const double end = Seconds() + seconds;
+  for (int round = 0; round < rounds && (round < 5 || Seconds() < end); ++round)
+    for (size_t i = 0; i < contenders->size(); ++i) {
+      const int64_t start = BenchClockNs(threads);
+      for (int j = 0; j < inner[i]; ++j) (*contenders)[i].run();
+      times[i].push_back(double(BenchClockNs(threads) - start) / inner[i]);
+    }
+  for (size_t i = 0; i < contenders->size(); ++i) {
+    std::sort(times[i].begin(), times[i].end());
+    (*contenders)[i].median_ns = times[i][times[i].size() / 2];
+    (*contenders)[i].best_ns = times[i][0];
+  }
+}
+
+std::vector<int8_t> MakeWeight(const std::string& distribution, int64_t k, int64_t n) {
+  std::mt19937 generator(3);
+  std::vector<int8_t> weight(size_t(k * n));
+  if (distribution == "uniform") {
+    for (int8_t& w : weight) w = static_cast<int8_t>(generator());
+    return weight;
+  }
+  std::normal_distribution<float> normal;
+  std::exponential_distribution<float> exponential;
+  std::vector<float> column(static_cast<size_t>(k));
+  for (int64_t j = 0; j < n; ++j) {
+    float amax = 0;
+    for (float& x : column) {
+      x = distribution == "gaussian"
+              ? normal(generator)
+              : std::copysign(exponential(generator), float(generator() & 1) - 0.5f);
+      amax = std::max(amax, std::fabs(x));
+    }
+    for (int64_t i = 0; i < k; ++i)
+      weight[size_t(i * n + j)] = static_cast<int8_t>(std::lrint(column[size_t(i)] * 127 / amax));
+  }
+  return weight;
+}
+
+int64_t CountWrong(const Problem& p, std::span<const int32_t> result) {
+  std::mt19937 generator(5);
+  int64_t wrong = 0;
+  for (int i = 0; i < 300; ++i) {
+    const int64_t m = i < 2 ? 0 : int64_t(generator() % uint32_t(p.m)),
+                  n = int64_t(generator() % uint32_t(p.n));
+    int32_t sum = 0;
+    for (int64_t k = 0; k < p.k; ++k)
+      sum += p.activations[size_t(m * p.k + k)] * p.weight[size_t(k * p.n + n)];
+    wrong += sum != result[size_t(m * p.n + n)];
+  }
+  return wrong;
+}
+
+}  // namespace qmatmul::bench

@@ -1,0 +1,55 @@
+// Times our kernels and their peers on one problem, interleaved: each round runs every contender
+// once, so that a slow moment of a shared machine hits all of them alike. Medians are compared,
+// never single runs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/bench/peer.h"
+#include "kernels/device.h"
+
+namespace qmatmul::bench {
+
+// One product of ours, ready to run: weight packed, activations and output in place.
+class OwnProduct {
+ public:
+  OwnProduct(Device* device, const Problem& problem, DataType activations, const Epilogue& epilogue,
+             std::string kernel);
+  ~OwnProduct();
+  void Run();
+  std::string_view kernel() const { return report_.kernels[0]; }
+  std::span<const std::byte> output() const { return output_; }
+  double pack_gbps() const { return pack_gbps_; }
+
+ private:
+  struct Parts;
+  Device* device_;
+  std::string forced_;
+  std::vector<std::byte> output_;
+  std::unique_ptr<Parts> parts_;
+  RunReport report_;
+  double pack_gbps_ = 0;
+};
+
+struct Contender {
+  std::string name;
+  std::function<void()> run;
+  double median_ns = 0;
+  double best_ns = 0;
+};
+
+// Fills the times. At least `rounds` rounds, at most about `seconds` in all.
+void Compete(std::vector<Contender>* contenders, int threads, int rounds, double seconds);
+
+// [k, n] values: "uniform", "gaussian" or "laplace" (the two latter scaled per column to ±127).
+std::vector<int8_t> MakeWeight(const std::string& distribution, int64_t k, int64_t n);
+
+// How many of a sample of elements of `result` differ from the exact sums.
+int64_t CountWrong(const Problem& problem, std::span<const int32_t> result);
+
+}  // namespace qmatmul::bench

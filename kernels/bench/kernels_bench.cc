@@ -1,0 +1,239 @@
+// kernels_bench: GOPS of every kernel by shape, its share of the roof measured in the same run, and
+// its ratio to peers, interleaved. `kernels_bench --help` lists the options.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "kernels/bench/contest.h"
+#include "kernels/bench/roof.h"
+#include "kernels/devices.h"
+
+namespace qmatmul::bench {
+namespace {
+
+struct Shape3 {
+  int64_t m, k, n;
+};
+
+struct Settings {
+  std::vector<Shape3> shapes = {{1, 4096, 4096},    {1, 4096, 11008}, {4, 4096, 4096},
+                                {8, 4096, 4096},    {16, 4096, 4096}, {64, 4096, 4096},
+                                {256, 4096, 4096},  {1, 768, 768},    {32, 768, 3072},
+                                {1024, 1024, 1024}, {7, 333, 517}};
+  std::vector<int> threads = {1};
+  std::vector<std::string> peers;
+  std::string kernel;
+  std::string weights = "uniform";
+  DataType activations = DataType::kInt8;
+  DataType output = DataType::kInt32;
+  double seconds = 2.0;
+  bool json = false;
+};
+
+constexpr char kHelp[] =
+    "kernels_bench [options]\n"
+    "  --shapes M,K,N;M,K,N…   default: the eleven shapes of the README's table\n"
+    "  --threads 1,2           team sizes to measure, default 1\n"
+    "  --kernel NAME           force one kernel\n"
+    "  --weights KIND          uniform (default), gaussian or laplace\n"
+    "  --activations TYPE      INT8 (default), F32, F16, BF16 (quantized per row)\n"
+    "  --output TYPE           INT32 (default), INT8, INT16, F32, F16, BF16\n"
+    "  --peers onednn          measure these too, interleaved\n"
+    "  --seconds S             per shape, default 2\n"
+    "  --json                  one JSON object a line\n"
+    "One thread is timed by CPU time, several by wall time. Peers get the int8 problem with int32 "
+    "sums.\n";
+
+[[noreturn]] void Usage(const std::string& problem) {
+  std::fprintf(stderr, "kernels_bench: %s\n%s", problem.c_str(), kHelp);
+  std::exit(2);
+}
+
+std::vector<std::string> Split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  return parts;
+}
+
+DataType ParseType(const std::string& name) {
+  for (DataType d : {DataType::kInt8, DataType::kInt16, DataType::kInt32, DataType::kF32,
+                     DataType::kF16, DataType::kBF16})
+    if (name == NameOf(d)) return d;
+  Usage("unknown type '" + name + "'");
+}
+
+Settings Parse(int argc, char** argv) {
+  Settings s;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    const auto value = [&]() -> std::string {
+      if (i + 1 >= argc) Usage(option + " needs a value");
+      return argv[++i];
+    };
+    if (option == "--help") {
+      std::fputs(kHelp, stdout);
+      std::exit(0);
+    } else if (option == "--shapes") {
+      s.shapes.clear();
+      for (const std::string& part : Split(value(), ';')) {
+        Shape3 x{};
+        if (std::sscanf(part.c_str(), "%ld,%ld,%ld", &x.m, &x.k, &x.n) != 3 || x.m < 1 || x.k < 1 ||
+            x.n < 1)
+          Usage("shape '" + part + "' is not M,K,N with each at least 1");
+        s.shapes.push_back(x);
+      }
+    } else if (option == "--threads") {
+      s.threads.clear();
+      for (const std::string& part : Split(value(), ','))
+        s.threads.push_back(std::max(1, std::atoi(part.c_str())));
+    } else if (option == "--kernel") s.kernel = value();
+    else if (option == "--weights") s.weights = value();
+    else if (option == "--activations") s.activations = ParseType(value());
+    else if (option == "--output") s.output = ParseType(value());
+    else if (option == "--peers") s.peers = Split(value(), ',');
+    else if (option == "--seconds") s.seconds = std::atof(value().c_str());
+    else if (option == "--json") s.json = true;
+    else Usage("unknown option '" + option + "'");
+  }
+  return s;
+}
+
+struct PeerResult {
+  std::string name;
+  double gops;
+  bool exact;
+  double ratio;  // ours to theirs
+};
+
+// Exact on this problem and on one of extreme values, where saturating paths show themselves.
+bool PeerIsExact(Peer* peer, const Problem& p) {
+  std::vector<int8_t> activations(p.activations.size(), 127), weight(p.weight.size(), 127);
+  const Problem extreme{p.m, p.k, p.n, p.threads, activations, weight};
+  bool exact = true;
+  for (const Problem* problem : {&extreme, &p}) {
+    if (!peer->Prepare(*problem)) return false;
+    peer->Run();
+    exact = exact && CountWrong(*problem, peer->result()) == 0;
+  }
+  return exact;
+}
+
+void Print(const Settings& s, const Shape3& shape, int threads, const OwnProduct& own, double gops,
+           double best, double share, const std::vector<PeerResult>& peers) {
+  if (!s.json) {
+    std::printf("%6ld %6ld %6ld  %d  %-34s %8.1f GOPS (best %.1f)  %5.1f %% of roof", shape.m,
+                shape.k, shape.n, threads, std::string(own.kernel()).c_str(), gops, best,
+                100 * share);
+    for (const PeerResult& p : peers)
+      std::printf("  | %s %.1f%s ratio %.2f", p.name.c_str(), p.gops, p.exact ? "" : " (inexact)",
+                  p.ratio);
+    std::printf("\n");
+  } else {
+    std::printf(
+        "{\"m\":%ld,\"k\":%ld,\"n\":%ld,\"threads\":%d,\"kernel\":\"%s\",\"weights\":\"%s\","
+        "\"activations\":\"%s\","
+        "\"output\":\"%s\",\"gops\":%.1f,\"gops_best\":%.1f,\"roof_share\":%.3f,\"peers\":[",
+        shape.m, shape.k, shape.n, threads, std::string(own.kernel()).c_str(), s.weights.c_str(),
+        std::string(NameOf(s.activations)).c_str(), std::string(NameOf(s.output)).c_str(), gops,
+        best, share);
+    for (size_t i = 0; i < peers.size(); ++i)
+      std::printf("%s{\"name\":\"%s\",\"gops\":%.1f,\"exact\":%s,\"ratio\":%.3f}", i ? "," : "",
+                  peers[i].name.c_str(), peers[i].gops, peers[i].exact ? "true" : "false",
+                  peers[i].ratio);
+    std::printf("]}\n");
+  }
+  std::fflush(stdout);
+}
+
+void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* device, Roof* roof,
+                  std::vector<std::unique_ptr<Peer>>* peers,
+                  std::vector<std::pair<std::string, double>>* logs) {
+  const std::vector<int8_t> weight = MakeWeight(s.weights, shape.k, shape.n);
+  std::vector<int8_t> activations(size_t(shape.m * shape.k));
+  std::mt19937 generator(7);
+  for (int8_t& a : activations) a = static_cast<int8_t>(generator());
+  const Problem problem{shape.m, shape.k, shape.n, threads, activations, weight};
+  Epilogue epilogue;
+  epilogue.dtype = s.output;
+  OwnProduct own(device, problem, s.activations, epilogue, s.kernel);
+  std::vector<Contender> contenders = {{"qmatmul", [&own] { own.Run(); }}};
+  std::vector<bool> exact;
+  for (auto& peer : *peers) {
+    exact.push_back(PeerIsExact(peer.get(), problem));
+    contenders.push_back({peer->name(), [&peer] { peer->Run(); }});
+  }
+  Compete(&contenders, threads, 31, s.seconds * double(contenders.size()));
+  if (s.activations == DataType::kInt8 && s.output == DataType::kInt32) {
+    const auto* sums = reinterpret_cast<const int32_t*>(own.output().data());
+    if (CountWrong(problem, {sums, size_t(shape.m * shape.n)}) != 0) {
+      std::fprintf(stderr, "kernels_bench: WRONG result of %s\n",
+                   std::string(own.kernel()).c_str());
+      std::exit(1);
+    }
+  }
+  const double ops = 2.0 * double(shape.m) * double(shape.k) * double(shape.n);
+  const double gops = ops / contenders[0].median_ns;
+  std::vector<PeerResult> results;
+  for (size_t i = 1; i < contenders.size(); ++i) {
+    const double ratio = contenders[i].median_ns / contenders[0].median_ns;
+    results.push_back({contenders[i].name, ops / contenders[i].median_ns, exact[i - 1], ratio});
+    logs->push_back({contenders[i].name, std::log(ratio)});
+  }
+  const double share = gops / roof->Gops(std::string(own.kernel()), shape.m, shape.k, shape.n);
+  Print(s, shape, threads, own, gops, ops / contenders[0].best_ns, share, results);
+}
+
+void PrintMeans(const std::vector<std::pair<std::string, double>>& logs,
+                std::vector<std::unique_ptr<Peer>>* peers) {
+  for (auto& peer : *peers) {
+    double sum = 0;
+    int count = 0;
+    for (const auto& [name, log] : logs)
+      if (name == peer->name()) {
+        sum += log;
+        ++count;
+      }
+    if (count > 0)
+      std::printf("geometric mean of the ratio to %s over %d rows: %.2f\n", peer->name().c_str(),
+                  count, std::exp(sum / count));
+  }
+}
+
+int Main(int argc, char** argv) {
+  const Settings s = Parse(argc, argv);
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (const std::string& name : s.peers) {
+    auto made = MakePeers(name);
+    if (made.empty())
+      Usage(
+          "peer '" + name +
+          "' is unknown or not in this build (deploy/install-deps --peers, then configure again)");
+    for (auto& peer : made) peers.push_back(std::move(peer));
+  }
+  std::vector<std::pair<std::string, double>> logs;
+  for (int threads : s.threads) {
+    DeviceOptions options;
+    options.threads = threads;
+    options.team_spin_us_max = 50;
+    auto devices = OpenDevices(options);
+    if (!s.json)
+      std::printf("# %s, %d thread(s)\n", devices[0]->info().description.c_str(), threads);
+    Roof roof(threads);
+    for (const Shape3& shape : s.shapes)
+      MeasureShape(s, shape, threads, devices[0].get(), &roof, &peers, &logs);
+  }
+  if (!s.json) PrintMeans(logs, &peers);
+  return 0;
+}
+
+}  // namespace
+}  // namespace qmatmul::bench
+
+int main(int argc, char** argv) { return qmatmul::bench::Main(argc, argv); }

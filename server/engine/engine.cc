@@ -1,0 +1,146 @@
+#include "server/engine/engine.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace qmatmul {
+namespace {
+
+// Bounds of what a refused client is told to wait: long enough to matter, short enough to notice
+// room.
+constexpr int64_t kRetryNsMin = 1'000'000;
+constexpr int64_t kRetryNsMax = 1'000'000'000;
+
+std::vector<Metrics::KernelKey> KernelKeys(const std::vector<Device*>& devices) {
+  std::vector<Metrics::KernelKey> keys;
+  for (const Device* device : devices)
+    for (const KernelInfo& kernel : device->Kernels())
+      keys.push_back({device->info().id, kernel.name});
+  return keys;
+}
+
+std::string RuleText(const RouteQuery& query, const Route& route,
+                     const std::string& kernel_reason) {
+  std::string rule = "rows = " + std::to_string(query.rows) + ": ";
+  rule += query.device.empty() ? "device by least predicted time" : "device forced by the request";
+  rule += query.kernel.empty() ? "; kernel by rows" : "; kernel forced by the request";
+  if (!kernel_reason.empty()) rule += " (" + kernel_reason + ")";
+  rule += route.runs_inline ? "; inline, shorter than a hand-off" : "; queued";
+  return rule;
+}
+
+}  // namespace
+
+Engine::Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions& options,
+               const Clock& clock)
+    : options_(options), clock_(clock), devices_(std::move(devices)) {
+  assert(!devices_.empty());
+  for (const auto& device : devices_) device_list_.push_back(device.get());
+  metrics_ = std::make_unique<Metrics>(KernelKeys(device_list_), options.metrics);
+  weights_ =
+      std::make_unique<WeightStore>(device_list_, options.weight_bytes_max, clock_, *metrics_);
+  router_ =
+      std::make_unique<Router>(device_list_, options.known_device_kinds, options.inline_ns_max);
+  for (size_t d = 0; d < device_list_.size(); ++d)
+    executors_.push_back(std::make_unique<Executor>(d, *device_list_[d], *metrics_, clock_,
+                                                    options.queue_requests_max));
+}
+
+Engine::~Engine() { Stop(); }
+
+void Engine::Stop() {
+  stopped_.store(true, std::memory_order_relaxed);
+  for (const auto& executor : executors_) executor->Stop();
+}
+
+Status Engine::Admit(Request* request) {
+  if (stopped_.load(std::memory_order_relaxed)) {
+    Status status{Code::kUnavailable, "DRAINING", "the server is shutting down; try another"};
+    status.retry_after_ns = kRetryNsMax;
+    return status;
+  }
+  gauge_.requests.fetch_add(1, std::memory_order_relaxed);
+  const int64_t others = gauge_.bytes.fetch_add(request->bytes, std::memory_order_relaxed);
+  request->admission = Admission(&gauge_, request->bytes);
+  request->admitted_ns = clock_.NowNs();
+  if (others + request->bytes <= options_.in_flight_bytes_max) return {};
+  request->admission = Admission();
+  Status status = Status{Code::kUnavailable, "IN_FLIGHT_BYTES",
+                         "requests in flight hold " + std::to_string(others) +
+                             " bytes, this one needs " + std::to_string(request->bytes) + " of " +
+                             std::to_string(options_.in_flight_bytes_max)}
+                      .With("value", std::to_string(request->bytes))
+                      .With("limit", std::to_string(options_.in_flight_bytes_max));
+  status.retry_after_ns = kRetryNsMin;
+  return status;
+}
+
+std::vector<int64_t> Engine::Backlogs() const {
+  std::vector<int64_t> backlog_ns;
+  backlog_ns.reserve(executors_.size());
+  for (const auto& executor : executors_) backlog_ns.push_back(executor->backlog_ns());
+  return backlog_ns;
+}
+
+void Engine::Refuse(Request* request, Status status) {
+  request->status = std::move(status);
+  request->Complete();
+}
+
+void Engine::Submit(Request* request) {
+  const RouteQuery query{request->activations.rows, request->weights, request->device,
+                         request->kernel};
+  Route route;
+  if (Status status = router_->Choose(query, Backlogs(), &route); !status.ok())
+    return Refuse(request, std::move(status));
+  Executor& executor = *executors_[route.device];
+  if (query.rows == 0) {
+    request->execution.device = device_list_[route.device]->info().id;
+    request->Complete();
+    return;
+  }
+  Batch batch{{request}, route.predicted_ns};
+  if (route.runs_inline) {
+    metrics_->Add(Counter::kInlineRuns);
+    executor.RunNow(batch);
+    return;
+  }
+  if (executor.Submit(batch)) return;
+  const std::string limit = std::to_string(options_.queue_requests_max);
+  Status status = Status{Code::kUnavailable, "QUEUE_FULL",
+                         "device " + device_list_[route.device]->info().id + " has " + limit +
+                             " requests waiting"}
+                      .With("limit", limit);
+  status.retry_after_ns = std::clamp(executor.backlog_ns(), kRetryNsMin, kRetryNsMax);
+  Refuse(request, std::move(status));
+}
+
+Status Engine::Explain(const RouteQuery& query, Arithmetic arithmetic, Plan* plan) const {
+  Route route;
+  if (Status status = router_->Choose(query, Backlogs(), &route); !status.ok()) return status;
+  std::vector<size_t> order{route.device};
+  for (size_t d = 0; d < device_list_.size(); ++d)
+    if (d != route.device) order.push_back(d);
+  std::string reason;
+  for (const size_t d : order) {
+    std::vector<std::shared_ptr<const PackedWeight>> packed;
+    for (const WeightPtr& weight : query.weights) packed.push_back(weight->content->copies()[d]);
+    if (std::find(packed.begin(), packed.end(), nullptr) != packed.end()) continue;
+    const std::string& id = device_list_[d]->info().id;
+    for (KernelChoice& choice :
+         device_list_[d]->Explain(query.rows, packed, arithmetic, query.kernel)) {
+      choice.chosen = choice.chosen && d == route.device;
+      if (choice.chosen) {
+        plan->kernel = choice.name;
+        reason = choice.reason;
+      }
+      plan->candidates.push_back({id, std::move(choice)});
+    }
+  }
+  plan->device = device_list_[route.device]->info().id;
+  plan->runs_inline = route.runs_inline;
+  plan->rule = RuleText(query, route, reason);
+  return {};
+}
+
+}  // namespace qmatmul

@@ -1,0 +1,117 @@
+#include "server/engine/router.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace qmatmul {
+namespace {
+
+constexpr size_t kNoDevice = std::numeric_limits<size_t>::max();
+
+bool HoldsAll(size_t device, std::span<const WeightPtr> weights) {
+  return std::all_of(weights.begin(), weights.end(),
+                     [&](const WeightPtr& w) { return w->content->copies()[device] != nullptr; });
+}
+
+}  // namespace
+
+Router::Router(std::span<Device* const> devices, std::vector<std::string> known_kinds,
+               int64_t inline_ns_max)
+    : devices_(devices.begin(), devices.end()),
+      known_kinds_(std::move(known_kinds)),
+      inline_ns_max_(inline_ns_max) {
+  for (size_t d = 0; d < devices_.size(); ++d)
+    for (KernelInfo& info : devices_[d]->Kernels()) kernels_.push_back({d, std::move(info)});
+}
+
+bool Router::Fits(size_t device, std::string_view forced) const {
+  const DeviceInfo& info = devices_[device]->info();
+  return forced.empty() || forced == info.id || forced == info.kind;
+}
+
+Status Router::CheckDevice(std::string_view forced) const {
+  for (size_t d = 0; d < devices_.size(); ++d)
+    if (Fits(d, forced)) return {};
+  const std::string_view kind = forced.substr(0, forced.find(':'));
+  const bool known =
+      std::find(known_kinds_.begin(), known_kinds_.end(), kind) != known_kinds_.end();
+  std::string present;
+  for (const Device* device : devices_)
+    present += (present.empty() ? "" : ", ") + device->info().id;
+  const std::string name(forced);
+  if (known)
+    return Status{Code::kFailedPrecondition, "DEVICE_ABSENT",
+                  "device " + name + " is not on this machine; present: " + present,
+                  "options.device"}
+        .With("value", name);
+  return Status{Code::kInvalidArgument, "DEVICE_UNKNOWN",
+                "device \"" + name + "\" is neither an id nor a kind; present: " + present,
+                "options.device"}
+      .With("value", name);
+}
+
+Status Router::CheckKernel(std::string_view forced, std::string_view forced_device,
+                           size_t* device) const {
+  const std::string name(forced);
+  const auto row = std::find_if(kernels_.begin(), kernels_.end(),
+                                [&](const Kernel& k) { return k.info.name == forced; });
+  if (row == kernels_.end())
+    return Status{Code::kInvalidArgument, "KERNEL_UNKNOWN",
+                  "kernel \"" + name + "\" is not built in; ListKernels names those that are",
+                  "options.kernel"}
+        .With("value", name);
+  if (!row->info.supported || row->info.disabled)
+    return Status{Code::kFailedPrecondition, "KERNEL_UNSUPPORTED",
+                  "kernel " + name + " cannot run here: " + row->info.reason, "options.kernel"}
+        .With("value", name);
+  if (!Fits(row->device, forced_device))
+    return Status{Code::kFailedPrecondition, "KERNEL_UNSUPPORTED",
+                  "kernel " + name + " is not one of device " + std::string(forced_device),
+                  "options.kernel"}
+        .With("value", name);
+  *device = row->device;
+  return {};
+}
+
+int64_t Router::Predict(size_t device, const RouteQuery& query, int threads) const {
+  int64_t ns = 0;
+  for (const WeightPtr& weight : query.weights)
+    ns += devices_[device]->PredictNs(query.rows, weight->content->spec.k, weight->content->spec.n,
+                                      threads);
+  return ns;
+}
+
+Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_ns,
+                      Route* route) const {
+  size_t forced = kNoDevice;
+  if (!query.device.empty()) {
+    if (Status status = CheckDevice(query.device); !status.ok()) return status;
+  }
+  if (!query.kernel.empty()) {
+    if (Status status = CheckKernel(query.kernel, query.device, &forced); !status.ok())
+      return status;
+  }
+  size_t best = kNoDevice;
+  int64_t best_ns = 0;
+  for (size_t d = 0; d < devices_.size(); ++d) {
+    if ((forced != kNoDevice && d != forced) || !Fits(d, query.device) ||
+        !HoldsAll(d, query.weights))
+      continue;
+    const int64_t ns = Predict(d, query, 0);
+    // Ties go to the first: the CPU, which needs no transfer.
+    if (best != kNoDevice && ns + backlog_ns[d] >= best_ns + backlog_ns[best]) continue;
+    best = d;
+    best_ns = ns;
+  }
+  if (best == kNoDevice)
+    return {Code::kFailedPrecondition, "DEVICE_ABSENT",
+            "no device that fits holds all weights of this request", "options.device"};
+  route->device = best;
+  route->predicted_ns = best_ns;
+  // A lane computes here and now only where a Run needs no hand-off of its own: on the CPU.
+  route->runs_inline = devices_[best]->info().kind == "cpu" && best_ns <= inline_ns_max_ &&
+                       Predict(best, query, 1) <= inline_ns_max_;
+  return {};
+}
+
+}  // namespace qmatmul

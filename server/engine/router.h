@@ -1,0 +1,66 @@
+// Which device computes a request, by predicted time, and whether it is so short that queueing it
+// would cost more than computing it.
+//
+// Thread-safety: all methods may be called from any thread; a Router is immutable. Devices outlive
+// it.
+//
+// Invariant: the router chooses who computes, never what: every choice gives the same bytes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/device.h"
+#include "server/engine/status.h"
+#include "server/engine/weight_store.h"
+
+namespace qmatmul {
+
+// What a route depends on.
+struct RouteQuery {
+  int64_t rows = 0;
+  std::span<const WeightPtr> weights;
+  std::string_view device;  // forced id or kind; empty: any
+  std::string_view kernel;  // forced name; empty: any
+};
+
+struct Route {
+  size_t device = 0;         // index
+  int64_t predicted_ns = 0;  // on the device's whole team
+  bool runs_inline = false;  // on the caller's thread, alone
+};
+
+class Router {
+ public:
+  // `known_kinds`: every kind of device there is code for, present here or not.
+  Router(std::span<Device* const> devices, std::vector<std::string> known_kinds,
+         int64_t inline_ns_max);
+
+  // `backlog_ns[d]`: predicted work already waiting for device d.
+  //   kInvalidArgument     DEVICE_UNKNOWN, KERNEL_UNKNOWN
+  //   kFailedPrecondition  DEVICE_ABSENT, KERNEL_UNSUPPORTED
+  Status Choose(const RouteQuery& query, std::span<const int64_t> backlog_ns, Route* route) const;
+
+  // Whether `device` fits the forced id or kind ("" fits all).
+  bool Fits(size_t device, std::string_view forced) const;
+
+ private:
+  struct Kernel {
+    size_t device;
+    KernelInfo info;
+  };
+
+  Status CheckDevice(std::string_view forced) const;
+  Status CheckKernel(std::string_view forced, std::string_view forced_device, size_t* device) const;
+  int64_t Predict(size_t device, const RouteQuery& query, int threads) const;
+
+  const std::vector<Device*> devices_;
+  const std::vector<std::string> known_kinds_;
+  const int64_t inline_ns_max_;
+  std::vector<Kernel> kernels_;
+};
+
+}  // namespace qmatmul

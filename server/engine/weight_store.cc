@@ -1,0 +1,177 @@
+#include "server/engine/weight_store.h"
+
+#include <cassert>
+
+namespace qmatmul {
+
+bool MemoryLedger::Reserve(size_t device, int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (bytes > limit_ - used_[device] - reserved_[device]) return false;
+  reserved_[device] += bytes;
+  return true;
+}
+
+void MemoryLedger::Unreserve(size_t device, int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  reserved_[device] -= bytes;
+  assert(reserved_[device] >= 0);
+}
+
+bool MemoryLedger::Commit(size_t device, int64_t reserved, int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (bytes > limit_ - used_[device] - (reserved_[device] - reserved)) return false;
+  reserved_[device] -= reserved;
+  used_[device] += bytes;
+  return true;
+}
+
+void MemoryLedger::Free(size_t device, int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  used_[device] -= bytes;
+  assert(used_[device] >= 0);
+}
+
+int64_t MemoryLedger::used(size_t device) const {
+  const std::lock_guard lock(mutex_);
+  return used_[device];
+}
+
+WeightContent::WeightContent(WeightSpec spec_in, std::string digest_in, int64_t generation_in,
+                             std::shared_ptr<MemoryLedger> ledger,
+                             std::vector<std::shared_ptr<const PackedWeight>> copies)
+    : spec(spec_in),
+      digest(std::move(digest_in)),
+      generation(generation_in),
+      copies_(std::move(copies)),
+      ledger_(std::move(ledger)) {}
+
+WeightContent::~WeightContent() {
+  for (size_t device = 0; device < copies_.size(); ++device) {
+    if (copies_[device] == nullptr) continue;
+    const int64_t bytes = copies_[device]->bytes();
+    copies_[device]
+        .reset();  // the memory goes first, so that the ledger never says less than there is
+    ledger_->Free(device, bytes);
+  }
+}
+
+int64_t WeightContent::bytes() const {
+  int64_t total = 0;
+  for (const auto& copy : copies_) total += copy != nullptr ? copy->bytes() : 0;
+  return total;
+}
+
+WeightStore::WeightStore(std::span<Device* const> devices, int64_t device_bytes_max,
+                         const Clock& clock, Metrics& metrics)
+    : devices_(devices.begin(), devices.end()),
+      clock_(clock),
+      metrics_(metrics),
+      ledger_(std::make_shared<MemoryLedger>(devices.size(), device_bytes_max)) {}
+
+WeightPtr WeightStore::Find(std::string_view id) const {
+  const std::shared_lock lock(mutex_);
+  const auto row = by_id_.find(id);
+  return row == by_id_.end() ? nullptr : row->second;
+}
+
+std::vector<WeightPtr> WeightStore::List(std::string_view after, size_t limit) const {
+  std::vector<WeightPtr> page;
+  const std::shared_lock lock(mutex_);
+  for (auto row = by_id_.upper_bound(after); row != by_id_.end() && page.size() < limit; ++row)
+    page.push_back(row->second);
+  return page;
+}
+
+Status WeightStore::StartUpload(Registration registration, std::unique_ptr<WeightUpload>* upload) {
+  std::shared_ptr<const WeightContent> known;
+  if (!registration.expected_digest.empty()) {
+    const std::shared_lock lock(mutex_);
+    if (Status status = MayBind(registration, registration.expected_digest); !status.ok())
+      return status;
+    const auto row = by_digest_.find(registration.expected_digest);
+    if (row != by_digest_.end()) known = row->second.content;
+  }
+  if (known != nullptr && !(known->spec == registration.spec)) {
+    return {Code::kInvalidArgument, "DIGEST_MISMATCH",
+            "expected_digest " + registration.expected_digest +
+                " belongs to content with another spec (" + IdentityLine(known->spec) +
+                "); send the spec that was hashed",
+            "spec.expected_digest"};
+  }
+  *upload = std::make_unique<WeightUpload>(*this, std::move(registration), std::move(known));
+  return {};
+}
+
+Status WeightStore::Delete(std::string_view id, int64_t* freed_bytes) {
+  WeightPtr weight;  // dropped after the lock, since freeing a large weight takes its time
+  const std::unique_lock lock(mutex_);
+  const auto row = by_id_.find(id);
+  if (row == by_id_.end())
+    return Status{Code::kNotFound, "WEIGHT_UNKNOWN",
+                  "no weight is named weights/" + std::string(id)}
+        .With("value", "weights/" + std::string(id));
+  weight = std::move(row->second);
+  by_id_.erase(row);
+  Unbind(*weight->content);
+  *freed_bytes = by_digest_.contains(weight->content->digest) ? 0 : weight->content->bytes();
+  return {};
+}
+
+int64_t WeightStore::size() const {
+  const std::shared_lock lock(mutex_);
+  return static_cast<int64_t>(by_id_.size());
+}
+
+std::shared_ptr<const WeightContent> WeightStore::FindContent(const std::string& digest) const {
+  const std::shared_lock lock(mutex_);
+  const auto row = by_digest_.find(digest);
+  return row == by_digest_.end() ? nullptr : row->second.content;
+}
+
+Status WeightStore::MayBind(const Registration& r, std::string_view digest) const {
+  const auto row = by_id_.find(r.id);
+  if (row == by_id_.end()) {
+    if (r.replace_digest.empty()) return {};
+    return Status{Code::kNotFound, "WEIGHT_UNKNOWN",
+                  "replace_digest is given but no weight is named weights/" + r.id +
+                      "; leave it empty to create it"}
+        .With("value", "weights/" + r.id);
+  }
+  const std::string& current = row->second->content->digest;
+  if (current == digest) return {};  // binding the same again changes nothing
+  const bool replaces = r.replace_digest.empty() ? r.replace : r.replace_digest == current;
+  if (replaces) return {};
+  return Status{Code::kAlreadyExists, "WEIGHT_EXISTS",
+                "weights/" + r.id + " holds other content (digest " + current + "); " +
+                    (r.replace_digest.empty() ? "set replace to move the name"
+                                              : "replace_digest " + r.replace_digest + " is stale")}
+      .With("current_digest", current);
+}
+
+Status WeightStore::Bind(const Registration& r, std::shared_ptr<const WeightContent> content,
+                         WeightPtr* weight) {
+  WeightPtr previous;  // dropped after the lock
+  const std::unique_lock lock(mutex_);
+  if (Status status = MayBind(r, content->digest); !status.ok()) return status;
+  WeightPtr& slot = by_id_[r.id];
+  if (slot != nullptr && slot->content->digest == content->digest) {
+    *weight = slot;
+    return {};
+  }
+  Bound& bound = by_digest_[content->digest];
+  if (bound.content == nullptr) bound.content = std::move(content);
+  ++bound.names;
+  previous = std::move(slot);
+  slot = std::make_shared<Weight>(Weight{r.id, bound.content, clock_.UnixNs()});
+  *weight = slot;
+  if (previous != nullptr) Unbind(*previous->content);
+  return {};
+}
+
+void WeightStore::Unbind(const WeightContent& content) {
+  const auto row = by_digest_.find(content.digest);
+  assert(row != by_digest_.end());
+  if (--row->second.names == 0) by_digest_.erase(row);
+}
+
+}  // namespace qmatmul

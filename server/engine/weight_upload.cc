@@ -1,0 +1,201 @@
+// WeightUpload: the way of one weight from bytes to a bound name. Declared in weight_store.h.
+#include <openssl/evp.h>
+
+#include <new>
+
+#include "server/engine/weight_store.h"
+
+namespace qmatmul {
+namespace {
+
+std::string Hex(std::span<const unsigned char> bytes) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string hex;
+  hex.reserve(bytes.size() * 2);
+  for (const unsigned char b : bytes) {
+    hex += kDigits[b >> 4];
+    hex += kDigits[b & 15];
+  }
+  return hex;
+}
+
+// What a packed copy will hold, about: the exact figure is known when it is there.
+int64_t EstimatedBytes(const WeightSpec& spec) {
+  return spec.data_bytes() + spec.n * static_cast<int64_t>(sizeof(int32_t)) + spec.scale_bytes() +
+         spec.bias_bytes();
+}
+
+Status MemoryShort(const WeightSpec& spec, std::string_view device, int64_t bytes, int64_t limit) {
+  return Status{Code::kResourceExhausted, "WEIGHT_MEMORY",
+                "a weight of k = " + std::to_string(spec.k) + ", n = " + std::to_string(spec.n) +
+                    " needs " + std::to_string(bytes) + " bytes, more than is left of the " +
+                    std::to_string(limit) + " that weights may use on " + std::string(device) +
+                    "; delete weights or raise weight_bytes_max"}
+      .With("value", std::to_string(bytes))
+      .With("limit", std::to_string(limit));
+}
+
+}  // namespace
+
+// SHA-256 while streaming.
+struct WeightUpload::Hash {
+  Hash() : context(EVP_MD_CTX_new()) {
+    if (context == nullptr || EVP_DigestInit_ex(context, EVP_sha256(), nullptr) != 1)
+      throw std::bad_alloc();
+  }
+  ~Hash() { EVP_MD_CTX_free(context); }
+  Hash(const Hash&) = delete;
+  Hash& operator=(const Hash&) = delete;
+
+  void Add(std::span<const std::byte> bytes) {
+    EVP_DigestUpdate(context, bytes.data(), bytes.size());
+  }
+  std::string Finish() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+    EVP_DigestFinal_ex(context, digest, &size);
+    return Hex({digest, size});
+  }
+
+  EVP_MD_CTX* context;
+};
+
+WeightUpload::WeightUpload(WeightStore& store, Registration registration,
+                           std::shared_ptr<const WeightContent> known)
+    : store_(store),
+      registration_(std::move(registration)),
+      known_(std::move(known)),
+      hash_(std::make_unique<Hash>()) {
+  const std::string line = IdentityLine(registration_.spec);
+  hash_->Add(std::as_bytes(std::span(line)));
+}
+
+WeightUpload::~WeightUpload() {
+  for (Packing& packing : packings_) {
+    packing.packer.reset();
+    store_.ledger_->Unreserve(packing.device, packing.reserved_bytes);
+  }
+}
+
+Status WeightUpload::StartOn(size_t device) {
+  const WeightSpec& spec = registration_.spec;
+  Device& target = *store_.devices_[device];
+  const int64_t bytes = EstimatedBytes(spec);
+  if (!store_.ledger_->Reserve(device, bytes))
+    return MemoryShort(spec, target.info().id, bytes, store_.limit_bytes());
+  Packing& packing = packings_.emplace_back();
+  packing.device = device;
+  packing.reserved_bytes = bytes;
+  Fault fault = target.StartPack(spec, &packing.packer);
+  if (fault.ok()) return {};
+  store_.ledger_->Unreserve(device, bytes);
+  packings_.pop_back();
+  return FromFault(fault, "spec");
+}
+
+Status WeightUpload::Start() {
+  Status refusal;
+  for (size_t device = 0; device < store_.devices_.size(); ++device) {
+    Status status = StartOn(device);
+    // A device that cannot hold this type of weight is passed over, unless it is the only one.
+    if (!status.ok() && status.code != Code::kUnimplemented) return status;
+    if (!status.ok()) refusal = std::move(status);
+  }
+  return packings_.empty() ? refusal : Status{};
+}
+
+Status WeightUpload::Append(std::span<const std::byte> bytes) {
+  const int64_t size = static_cast<int64_t>(bytes.size());
+  const int64_t expected = registration_.spec.upload_bytes();
+  if (size > expected - received_bytes_) {
+    return Status{Code::kInvalidArgument, "UPLOAD_LONG",
+                  "the chunks hold at least " + std::to_string(received_bytes_ + size) +
+                      " bytes, the spec says " + std::to_string(expected) + " (data, scales, bias)",
+                  "chunk"}
+        .With("value", std::to_string(received_bytes_ + size))
+        .With("limit", std::to_string(expected));
+  }
+  if (received_bytes_ == 0 && size > 0 && known_ == nullptr) {
+    if (Status status = Start(); !status.ok()) return status;
+  }
+  received_bytes_ += size;
+  hash_->Add(bytes);
+  const int64_t begin_ns = store_.clock_.NowNs();
+  for (Packing& packing : packings_) {
+    Fault fault = packing.packer->Append(bytes);
+    if (!fault.ok()) return FromFault(fault, "chunk");
+  }
+  pack_ns_ += store_.clock_.NowNs() - begin_ns;
+  return {};
+}
+
+Status WeightUpload::FinishPacking(std::string digest,
+                                   std::shared_ptr<const WeightContent>* content) {
+  MemoryLedger& ledger = *store_.ledger_;
+  std::vector<std::shared_ptr<const PackedWeight>> copies(store_.devices_.size());
+  const int64_t begin_ns = store_.clock_.NowNs();
+  // Ownership moves copy by copy into `copies`; what is committed and then not wanted is given back
+  // by the content's own destructor, so that there is one place that frees.
+  Status status;
+  while (!packings_.empty() && status.ok()) {
+    Packing& packing = packings_.back();
+    std::shared_ptr<const PackedWeight> copy;
+    Fault fault = packing.packer->Finish(&copy);
+    if (!fault.ok()) {
+      status = FromFault(fault, "chunk");
+    } else if (!ledger.Commit(packing.device, packing.reserved_bytes, copy->bytes())) {
+      status = MemoryShort(registration_.spec, copy->device(), copy->bytes(), ledger.limit());
+    } else {
+      copies[packing.device] = std::move(copy);
+      packings_.pop_back();
+    }
+  }
+  *content =
+      std::make_shared<WeightContent>(registration_.spec, std::move(digest),
+                                      store_.NextGeneration(), store_.ledger_, std::move(copies));
+  store_.metrics_.Observe(Histogram::kPackNs, pack_ns_ + store_.clock_.NowNs() - begin_ns);
+  return status;
+}
+
+Status WeightUpload::Resolve(std::shared_ptr<const WeightContent>* content,
+                             bool* already_registered) {
+  const std::string& expected = registration_.expected_digest;
+  const int64_t upload_bytes = registration_.spec.upload_bytes();
+  *already_registered = true;
+  if (received_bytes_ == 0 && !expected.empty()) {
+    *content = known_;
+    if (known_ != nullptr) return {};
+    return Status{Code::kNotFound, "UPLOAD_NEEDED",
+                  "no content with digest " + expected + " is here; send its " +
+                      std::to_string(upload_bytes) + " bytes"}
+        .With("value", expected);
+  }
+  if (received_bytes_ < upload_bytes) {
+    return Status{Code::kInvalidArgument, "UPLOAD_SHORT",
+                  "the chunks hold " + std::to_string(received_bytes_) + " bytes, the spec says " +
+                      std::to_string(upload_bytes) + " (data, scales, bias)",
+                  "chunk"}
+        .With("value", std::to_string(received_bytes_))
+        .With("limit", std::to_string(upload_bytes));
+  }
+  std::string digest = hash_->Finish();
+  if (!expected.empty() && digest != expected) {
+    return Status{Code::kInvalidArgument, "DIGEST_MISMATCH",
+                  "the upload hashes to " + digest + ", not to expected_digest " + expected,
+                  "spec.expected_digest"}
+        .With("value", digest)
+        .With("limit", expected);
+  }
+  *content = known_ != nullptr ? known_ : store_.FindContent(digest);
+  if (*content != nullptr) return {};
+  *already_registered = false;
+  return FinishPacking(std::move(digest), content);
+}
+
+Status WeightUpload::Finish(RegisterResult* result) {
+  std::shared_ptr<const WeightContent> content;
+  if (Status status = Resolve(&content, &result->already_registered); !status.ok()) return status;
+  return store_.Bind(registration_, std::move(content), &result->weight);
+}
+
+}  // namespace qmatmul

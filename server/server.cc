@@ -1,0 +1,219 @@
+#include "server/server.h"
+
+#include <grpc/grpc.h>
+#include <grpcpp/ext/channelz_service_plugin.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/service_type.h>
+#include <prometheus/exposer.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "server/log.h"
+#include "server/metrics_page.h"
+#include "server/service.h"
+
+namespace qmatmul {
+namespace {
+
+constexpr auto kTick = std::chrono::seconds(1);
+constexpr const char* kServiceNames[] = {"qmatmul.v1.WeightService", "qmatmul.v1.MatMulService",
+                                         "qmatmul.v1.InfoService", "qmatmul.v1.AdminService"};
+
+// The kinds that the contract names; those this build or machine lacks are absent, not unknown.
+constexpr const char* kDeviceKinds[] = {"cpu", "cuda", "vulkan"};
+
+// Messages carry a few hundred bytes beside their tensors: names, shapes, what was done.
+constexpr int64_t kEnvelopeBytes = 64 << 10;
+
+EngineOptions EngineOptionsOf(const Options& options,
+                              const std::vector<std::unique_ptr<Device>>& devices) {
+  EngineOptions engine;
+  engine.queue_requests_max = options.queue_requests_max;
+  engine.in_flight_bytes_max = options.in_flight_bytes_max;
+  engine.weight_bytes_max = options.weight_bytes_max;
+  if (engine.weight_bytes_max == 0)
+    engine.weight_bytes_max = devices.front()->info().memory_bytes / 4 * 3;
+  engine.inline_ns_max = options.inline_us_max * 1000;
+  engine.metrics = options.metrics;
+  engine.known_device_kinds = {std::begin(kDeviceKinds), std::end(kDeviceKinds)};
+  return engine;
+}
+
+std::vector<std::string> Split(const std::string& list) {
+  std::vector<std::string> items;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    if (end > begin) items.push_back(list.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return items;
+}
+
+std::string WithPort(const std::string& address, int port) {
+  if (address.starts_with("unix:")) return address;
+  return address.substr(0, address.rfind(':') + 1) + std::to_string(port);
+}
+
+}  // namespace
+
+struct Server::Parts {
+  Parts(const Options& options, std::vector<std::unique_ptr<Device>> devices)
+      : engine_options(EngineOptionsOf(options, devices)),
+        engine(std::move(devices), engine_options, clock) {}
+
+  // Remembers the counters once a second, so that "over the last 10 s" means something.
+  void KeepTime() {
+    std::unique_lock lock(tick_mutex);
+    while (!tick_stop.wait_for(lock, kTick, [this] { return ticking_ended; }))
+      engine.metrics().Tick(clock.NowNs());
+  }
+  void StopTime() {
+    {
+      const std::lock_guard lock(tick_mutex);
+      ticking_ended = true;
+    }
+    tick_stop.notify_one();
+    if (tick_thread.joinable()) tick_thread.join();
+  }
+
+  const SystemClock clock;
+  const EngineOptions engine_options;
+  Engine engine;
+  Loader loader;
+  ServiceContext context{engine, loader};
+  std::vector<std::unique_ptr<grpc::Service>> services;
+  std::unique_ptr<grpc::Server> grpc;
+  std::shared_ptr<MetricsPage> page;
+  std::unique_ptr<prometheus::Exposer> exposer;
+  std::chrono::milliseconds drain_max{0};
+  bool is_shut_down = false;
+
+  std::mutex tick_mutex;
+  std::condition_variable tick_stop;
+  bool ticking_ended = false;
+  std::thread tick_thread;
+};
+
+Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+
+Server::~Server() {
+  Shutdown();
+  parts_->StopTime();
+}
+
+Engine& Server::engine() { return parts_->engine; }
+
+std::unique_ptr<Server> Server::Start(const Options& options,
+                                      std::vector<std::unique_ptr<Device>> devices,
+                                      std::string* error) {
+  std::unique_ptr<Server> server(new Server(std::make_unique<Parts>(options, std::move(devices))));
+  Parts& parts = *server->parts_;
+  parts.context.message_bytes_max = options.message_bytes_max;
+  parts.context.uploads_max = options.uploads_max;
+  parts.context.start_ns = parts.clock.NowNs();
+  parts.drain_max = std::chrono::milliseconds(options.drain_ms_max);
+  if (!server->StartGrpc(options, error) || !server->StartHttp(options, error)) return nullptr;
+  parts.tick_thread = std::thread([&parts] { parts.KeepTime(); });
+  server->SetServing(true);
+  return server;
+}
+
+bool Server::StartGrpc(const Options& options, std::string* error) {
+  // Both are process-wide switches of gRPC, read when a server is built.
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::channelz::experimental::InitChannelzService();
+
+  ServiceContext& context = parts_->context;
+  grpc::ServerBuilder builder;
+  const std::vector<std::string> wanted = Split(options.listen);
+  std::vector<int> ports(wanted.size());
+  for (size_t i = 0; i < wanted.size(); ++i)
+    builder.AddListeningPort(wanted[i], grpc::InsecureServerCredentials(), &ports[i]);
+  // Two servers on one port would share its connections without a word.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             static_cast<int>(options.streams_per_connection_max));
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max));
+  builder.SetMaxSendMessageSize(
+      static_cast<int>(std::min<int64_t>(options.message_bytes_max + kEnvelopeBytes, INT32_MAX)));
+  for (auto make : {MakeWeightService, MakeMatMulService, MakeInfoService, MakeAdminService}) {
+    parts_->services.push_back(make(context));
+    builder.RegisterService(parts_->services.back().get());
+  }
+  parts_->grpc = builder.BuildAndStart();
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const bool bound = parts_->grpc != nullptr && (ports[i] > 0 || wanted[i].starts_with("unix:"));
+    if (!bound) {
+      *error = "cannot listen on \"" + options.listen +
+               "\": an address is taken, not allowed or malformed (host:port, unix:/path)";
+      return false;
+    }
+    addresses_.push_back(WithPort(wanted[i], ports[i]));
+  }
+  if (wanted.empty()) *error = "listen is empty; the server needs at least one address";
+  return !wanted.empty();
+}
+
+bool Server::StartHttp(const Options& options, std::string* error) {
+  if (options.http_listen.empty() || !options.metrics) return true;
+  try {
+    parts_->exposer = std::make_unique<prometheus::Exposer>(options.http_listen);
+  } catch (const std::exception& e) {  // civetweb says no more than that it could not start
+    *error = "cannot listen on http_listen \"" + options.http_listen + "\": " + e.what();
+    return false;
+  }
+  parts_->page = std::make_shared<MetricsPage>(parts_->engine);
+  parts_->exposer->RegisterCollectable(parts_->page);
+  const std::vector<int> ports = parts_->exposer->GetListeningPorts();
+  http_address_ =
+      ports.empty() ? options.http_listen : WithPort(options.http_listen, ports.front());
+  return true;
+}
+
+void Server::SetServing(bool serving) {
+  grpc::HealthCheckServiceInterface* health = parts_->grpc->GetHealthCheckService();
+  for (const char* name : kServiceNames) health->SetServingStatus(name, serving);
+  health->SetServingStatus(serving);
+}
+
+void Server::BeginDrain() {
+  SetServing(false);
+  Log(LogLevel::kInfo, "draining: health is NOT_SERVING");
+}
+
+bool Server::Shutdown() {
+  Parts& parts = *parts_;
+  if (parts.is_shut_down) return true;
+  parts.is_shut_down = true;
+  bool complete = true;
+  if (parts.grpc != nullptr) {
+    const auto deadline = std::chrono::system_clock::now() + parts.drain_max;
+    // Shutdown sends GOAWAY, refuses new calls, and waits for all that are open. Health watches are
+    // open for as long as their client likes, so it waits on a thread of its own while we wait for
+    // our calls.
+    std::thread drain([&] { parts.grpc->Shutdown(deadline); });
+    while (parts.context.calls.load(std::memory_order_acquire) > 0 &&
+           std::chrono::system_clock::now() < deadline)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    complete = parts.context.calls.load(std::memory_order_acquire) == 0;
+    parts.engine.Stop();
+    parts.loader.Stop();
+    grpc_server_cancel_all_calls(parts.grpc->c_server());
+    drain.join();
+    parts.grpc->Wait();
+  }
+  parts.exposer.reset();
+  Log(complete ? LogLevel::kInfo : LogLevel::kWarn,
+      complete ? "stopped: every accepted call was answered"
+               : "stopped: drain_ms_max passed with calls in flight");
+  return complete;
+}
+
+}  // namespace qmatmul
