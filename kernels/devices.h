@@ -20,7 +20,7 @@ struct DeviceOptions {
 // Opens every device this machine has; the CPU is always the first.
 std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options);
 
-// Every kind there is a folder for, present or not.
+// Every kind that requests may name, whether this build or machine has it or not.
 std::vector<std::string> KnownDeviceKinds();
 
 }  // namespace qmatmul

@@ -9,6 +9,7 @@ namespace {
 constexpr std::span<const MicroKernel> (*kTable[])() = {
 #if defined(__x86_64__)
     Avx512VnniKernels,
+    Avx2SplitKernels,
     Avx2Kernels,
 #endif
     ScalarKernels,

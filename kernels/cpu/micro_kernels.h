@@ -15,6 +15,7 @@ namespace qmatmul::cpu {
 
 std::span<const MicroKernel> ScalarKernels();
 #if defined(__x86_64__)
+std::span<const MicroKernel> Avx2SplitKernels();
 std::span<const MicroKernel> Avx2Kernels();
 std::span<const MicroKernel> Avx512VnniKernels();
 #endif
