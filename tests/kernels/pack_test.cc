@@ -140,9 +140,7 @@ TEST(Pack, BadUploadsAreRefused) {
       const Fault fault = PackInPieces(spec, upload, {piece}, &packed);
       EXPECT_EQ(fault.reason, row.reason) << row.name << ": " << fault.message;
       EXPECT_EQ(fault.ok(), packed != nullptr) << row.name;
-      if (!fault.ok()) {
-        EXPECT_EQ(fault.kind, FaultKind::kInvalidArgument) << row.name;
-      }
+      if (!fault.ok()) { EXPECT_EQ(fault.kind, FaultKind::kInvalidArgument) << row.name; }
     }
   }
 }

@@ -120,7 +120,7 @@ TEST(NumpyVectors, TheReferenceGivesTheSameBytes) {
     SCOPED_TRACE(line);
     Check(VectorCase(line, &blob));
   }
-  EXPECT_GE(count, 96);
+  EXPECT_GE(count, 88);
 }
 
 }  // namespace
