@@ -15,6 +15,7 @@
 //   4. No exception crosses this door; faults are returned. Out of memory is a Fault, not an abort.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -43,6 +44,8 @@ struct KernelInfo {
   bool disabled = false;   // by configuration
   std::string reason;      // why not supported or disabled
   std::string layout;      // the packed layout it reads
+  DataType weight = DataType::kUnspecified;  // the weight type it multiplies by
+  Arithmetic arithmetic = Arithmetic::kW8A8;
 };
 
 // A weight in device memory: panels, column sums, scales, bias. Immutable.
@@ -123,7 +126,9 @@ struct Work {
 
 // What a Run did.
 struct RunReport {
-  std::string_view kernel;  // lives as long as the device
+  std::string_view kernel;  // of the first weight
+  // By weight of the step: the kernel that computed it. Names live as long as the device.
+  std::array<std::string_view, kWeightsPerCallMax> kernels;
   int64_t rows = 0;
   int64_t padded_rows = 0;
   int64_t pack_ns = 0;     // gathering and quantizing the activations

@@ -22,7 +22,7 @@ class OwnProduct {
              std::string kernel);
   ~OwnProduct();
   void Run();
-  std::string_view kernel() const { return report_.kernel; }
+  std::string_view kernel() const { return report_.kernels[0]; }
   std::span<const std::byte> output() const { return output_; }
   double pack_gbps() const { return pack_gbps_; }
 

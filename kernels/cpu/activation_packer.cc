@@ -50,8 +50,8 @@ std::vector<Strip> CutStrips(int64_t rows, int mr) {
 }
 
 ActivationPacker::ActivationPacker(const MicroKernel& kernel, std::span<RowSegment> segments,
-                                   int64_t k)
-    : kernel_(kernel), segments_(segments), k_(k) {
+                                   int64_t k, int64_t group_k)
+    : kernel_(kernel), segments_(segments), k_(k), group_k_(group_k) {
   first_row_.reserve(segments.size());
   for (const RowSegment& segment : segments) {
     first_row_.push_back(rows_);
@@ -60,11 +60,10 @@ ActivationPacker::ActivationPacker(const MicroKernel& kernel, std::span<RowSegme
 }
 
 void ActivationPacker::PackStrip(int64_t block_begin, const Strip& strip, void* strip_data,
-                                 PackedRow* rows, Scratch* scratch) {
+                                 PackedRow* rows, int32_t* sums, Scratch* scratch) {
   const int64_t begin = block_begin + strip.row_begin;
-  size_t s =
-      size_t(std::upper_bound(first_row_.begin(), first_row_.end(), begin) - first_row_.begin()) -
-      1;
+  const auto after = std::upper_bound(first_row_.begin(), first_row_.end(), begin);
+  auto s = static_cast<size_t>(after - first_row_.begin()) - 1;
   for (int r = 0; r < strip.rows; ++r) {
     while (begin + r >= first_row_[s] + segments_[s].rows) ++s;
     RowSegment* segment = &segments_[s];
@@ -72,40 +71,64 @@ void ActivationPacker::PackStrip(int64_t block_begin, const Strip& strip, void* 
     const int64_t row = segment->row_begin + (begin + r - first_row_[s]);
     const size_t bytes = size_t(k_) * size_t(BitsOf(view.dtype) / 8);
     const void* source = Locate(view.bytes, size_t(row) * bytes, bytes, &scratch->stitched);
-    auto* out = static_cast<std::byte*>(strip_data) + r * 4 * ElementBytes(kernel_.operand);
-    PackRow(segment, row, source, strip.rows, out, &rows[strip.row_begin + r], scratch);
+    const int64_t index = strip.row_begin + r;
+    const void* values = TakeRow(segment, row, source, &rows[index], scratch);
+    auto* out =
+        static_cast<std::byte*>(strip_data) + r * kernel_.kr * ElementBytes(kernel_.operand);
+    PutRow(values, view.dtype == DataType::kUint8, strip.rows, out,
+           sums != nullptr ? sums + index * groups() : nullptr);
   }
 }
 
-void ActivationPacker::PackRow(RowSegment* segment, int64_t row, const void* bytes, int strip_rows,
-                               void* out, PackedRow* packed, Scratch* scratch) {
+const void* ActivationPacker::TakeRow(RowSegment* segment, int64_t row, const void* bytes,
+                                      PackedRow* packed, Scratch* scratch) {
   const ActivationView& view = *segment->activations;
-  *packed = {segment, row, 1.0f, view.zero_point(row)};
-  const bool is_unsigned = view.dtype == DataType::kUint8;
-  if (IsFloat(view.dtype)) {
-    auto* q = static_cast<int8_t*>(scratch->quantized.Reserve(size_t(k_)));
-    if (!Quantize(segment, row, bytes, q, packed, scratch)) std::memset(q, 0, size_t(k_));
-    bytes = q;
-  } else if (!view.scales.empty()) {
-    packed->scale = view.scale(row);
+  *packed = {segment, row, 1.0f, 0};
+  if (kernel_.operand == Operand::kF32) {
+    uint32_t magnitude = 0;
+    return Widen(segment, row, bytes, &magnitude, scratch);
   }
-  packed->correction += BiasOf(kernel_.operand, is_unsigned);
-  kernel_.ops->interleave(kernel_.operand, is_unsigned, bytes, k_, strip_rows, out);
+  packed->correction = view.zero_point(row);
+  if (IsFloat(view.dtype)) bytes = Quantize(segment, row, bytes, packed, scratch);
+  else if (!view.scales.empty()) packed->scale = view.scale(row);
+  packed->correction += BiasOf(kernel_.operand, view.dtype == DataType::kUint8);
+  return bytes;
 }
 
-bool ActivationPacker::Quantize(RowSegment* segment, int64_t row, const void* bytes, int8_t* q,
-                                PackedRow* packed, Scratch* scratch) {
-  const ActivationView& view = *segment->activations;
+void ActivationPacker::PutRow(const void* values, bool is_unsigned, int strip_rows, std::byte* out,
+                              int32_t* sums) {
+  const int64_t source_bytes = kernel_.operand == Operand::kF32 ? 4 : 1;
+  const int64_t group_bytes = group_elements() * strip_rows * ElementBytes(kernel_.operand);
+  const auto* from = static_cast<const std::byte*>(values);
+  for (int64_t g = 0; g < groups(); ++g, from += group_k_ * source_bytes, out += group_bytes) {
+    kernel_.ops->interleave(kernel_.operand, kernel_.kr, is_unsigned, from, group_k_, strip_rows,
+                            out);
+    if (sums != nullptr) sums[g] = kernel_.ops->sum(is_unsigned, from, group_k_);
+  }
+}
+
+const float* ActivationPacker::Widen(RowSegment* segment, int64_t row, const void* bytes,
+                                     uint32_t* magnitude, Scratch* scratch) {
   auto* widened = static_cast<float*>(scratch->widened.Reserve(size_t(k_) * 4));
-  const uint32_t magnitude = kernel_.ops->widen(view.dtype, bytes, widened, k_);
-  if (magnitude > kActivationMagnitudeMax) {
+  *magnitude = kernel_.ops->widen(segment->activations->dtype, bytes, widened, k_);
+  if (*magnitude > kActivationMagnitudeMax) {
     Refuse(segment, row);
-    return false;
+    std::fill_n(widened, k_, 0.0f);
+    *magnitude = 0;
   }
+  return widened;
+}
+
+const int8_t* ActivationPacker::Quantize(RowSegment* segment, int64_t row, const void* bytes,
+                                         PackedRow* packed, Scratch* scratch) {
+  const ActivationView& view = *segment->activations;
+  auto* q = static_cast<int8_t*>(scratch->quantized.Reserve(size_t(k_)));
+  uint32_t magnitude = 0;
+  const float* widened = Widen(segment, row, bytes, &magnitude, scratch);
   if (view.quantization == Quantization::kStatic) {
     packed->scale = view.scale(row);
     kernel_.ops->quantize_static(widened, k_, 1.0f / packed->scale, packed->correction, q);
-    return true;
+    return q;
   }
   float amax;
   std::memcpy(&amax, &magnitude, 4);
@@ -117,7 +140,7 @@ bool ActivationPacker::Quantize(RowSegment* segment, int64_t row, const void* by
     kernel_.ops->quantize_dynamic(widened, k_, 127.0f / amax, q);
   }
   if (!segment->scales_used.empty()) segment->scales_used[size_t(row)] = packed->scale;
-  return true;
+  return q;
 }
 
 void ActivationPacker::Refuse(RowSegment* segment, int64_t row) {

@@ -1,8 +1,9 @@
 // Gathers rows of many requests into the strips a micro-kernel reads, quantizing float rows on the
 // way: the one copy that activation bytes see.
 //
-// A block of R rows is cut into strips of equal height (8 rows for a 6-row kernel are 4 + 4, not 6
-// + 2). A strip of r rows takes r * lines * 4 elements: [lines][r][4].
+// A block of R rows is cut into strips of equal height (8 rows for a 6-row kernel are 4 + 4, not
+// 6 + 2). A strip of r rows holds [groups][steps][r][kr] elements: K in the weight's scale groups
+// (one for most weights), each padded with zeros to whole steps of kr.
 //
 // Thread-safety: members pack different strips of one block at the same time, each with its own
 // Scratch.
@@ -56,28 +57,39 @@ class ActivationPacker {
     Arena quantized;  // an int8 row
   };
 
-  ActivationPacker(const MicroKernel& kernel, std::span<RowSegment> segments, int64_t k);
+  // `group_k` divides k.
+  ActivationPacker(const MicroKernel& kernel, std::span<RowSegment> segments, int64_t k,
+                   int64_t group_k);
 
   int64_t rows() const { return rows_; }
-  int64_t lines() const { return (k_ + 3) / 4; }
+  int64_t groups() const { return k_ / group_k_; }
+  // Elements of one group of a packed row.
+  int64_t group_elements() const { return (group_k_ + kernel_.kr - 1) / kernel_.kr * kernel_.kr; }
   // Bytes of a packed row.
-  int64_t row_bytes() const { return lines() * 4 * ElementBytes(kernel_.operand); }
+  int64_t row_bytes() const { return groups() * group_elements() * ElementBytes(kernel_.operand); }
   // Packs rows [block_begin + strip.row_begin, … + strip.rows) to `strip_data` and describes them
-  // in `rows`.
+  // in `rows`. With `sums`, sums[row * groups() + group] receives Σ of the operand's values there,
+  // for kernels whose weights are offset.
   void PackStrip(int64_t block_begin, const Strip& strip, void* strip_data, PackedRow* rows,
-                 Scratch* scratch);
+                 int32_t* sums, Scratch* scratch);
 
  private:
-  void PackRow(RowSegment* segment, int64_t row, const void* bytes, int strip_rows, void* out,
-               PackedRow* packed, Scratch* scratch);
-  // Quantizes a float row; false when a value is out of range (the segment's fault is then set).
-  bool Quantize(RowSegment* segment, int64_t row, const void* bytes, int8_t* q, PackedRow* packed,
-                Scratch* scratch);
+  // Describes the row and returns its values as the interleaver takes them: the bytes themselves,
+  // or a quantized or widened copy in scratch.
+  const void* TakeRow(RowSegment* segment, int64_t row, const void* bytes, PackedRow* packed,
+                      Scratch* scratch);
+  void PutRow(const void* values, bool is_unsigned, int strip_rows, std::byte* out, int32_t* sums);
+  // The row as floats; zeros when a value is out of range (the segment's fault is then set).
+  const float* Widen(RowSegment* segment, int64_t row, const void* bytes, uint32_t* magnitude,
+                     Scratch* scratch);
+  const int8_t* Quantize(RowSegment* segment, int64_t row, const void* bytes, PackedRow* packed,
+                         Scratch* scratch);
   void Refuse(RowSegment* segment, int64_t row);
 
   const MicroKernel& kernel_;
   std::span<RowSegment> segments_;
   int64_t k_;
+  int64_t group_k_;
   int64_t rows_ = 0;
   std::vector<int64_t> first_row_;  // of each segment, within the Work
   std::mutex faults_;

@@ -1,8 +1,8 @@
-// AVX2, exact for every int8 input: activations widened to int16 when packed, weights widened as
-// they are loaded, products and pair sums by vpmaddwd, which cannot saturate for |a| <= 255, |w| <=
-// 128.
+// AVX2, exact for every int8 input.
 //
-// Register tile, 6 rows x 8 columns, two passes per 16-column panel:
+// INT8 weights: activations widened to int16 when packed, weights widened as they are loaded,
+// products and pair sums by vpmaddwd, which cannot saturate for |a| <= 255, |w| <= 128. Register
+// tile, 6 rows x 8 columns, two passes per 16-column panel:
 //
 //            ymm12 = b cols 0-3 (4 k each)   ymm13 = b cols 4-7
 //   row 0    ymm0  [c0' c0" c1' c1" ...]     ymm1             ' = k0 k1   " = k2 k3
@@ -10,7 +10,13 @@
 //   row 5    ymm10                           ymm11
 //
 // Each accumulator holds two partial sums a column; they are folded once, at the end.
-// The row step is one asm block: GCC 12 spills accumulators of the same intrinsics in some files.
+//
+// INT4 and INT2 weights: unsigned after their offset (0 … 15, 0 … 2), so vpmaddubsw with signed
+// activations cannot saturate: a pair is at most 2 * 15 * 128 = 3,840. Pairs are summed in int16
+// for as many lines as fit below 32,768 (8 lines of INT4, 64 of INT2), then widened by vpmaddwd.
+// One pass covers all 16 columns.
+//
+// The row steps are asm blocks: GCC 12 spills accumulators of the same intrinsics in some files.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -47,8 +53,9 @@ inline int64_t InterleaveWide(const uint8_t* in, int64_t groups, bool unsigned_s
 #define QMATMUL_F16C
 #define QMATMUL_AVX2_INTERLEAVE
 #include "kernels/cpu/row_ops.inc"
+#include "kernels/cpu/w8a32.inc"
 
-inline __m256i LoadWidened(const int8_t* b) {
+inline __m256i LoadWidened(const uint8_t* b) {
   return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b)));
 }
 
@@ -65,13 +72,13 @@ inline void Store(int32_t* c, __m256i sums, bool accumulate) {
 
 // Eight columns of a panel; `b` points at the first of them.
 template <int kRows>
-inline void HalfPanel(const TileArgs& t, const int8_t* b, int32_t* c) {
+inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
   __m256i left[kRows], right[kRows];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) left[r] = right[r] = _mm256_setzero_si256();
   const auto* a = static_cast<const int16_t*>(t.strip);
-  const int8_t* ahead = t.prefetch;
-  for (int64_t step = 0; step < t.k_steps; ++step) {
+  const uint8_t* ahead = t.prefetch;
+  for (int64_t step = 0; step < t.lines; ++step) {
     const __m256i b_left = LoadWidened(b), b_right = LoadWidened(b + 16);
     _mm_prefetch(ahead, _MM_HINT_T0);
 #pragma GCC unroll 6
@@ -96,8 +103,9 @@ inline void HalfPanel(const TileArgs& t, const int8_t* b, int32_t* c) {
 
 template <int kRows>
 void Panel(const TileArgs& t) {
-  HalfPanel<kRows>(t, t.panel, t.c);
-  HalfPanel<kRows>(t, t.panel + 32, t.c + 8);
+  auto* c = static_cast<int32_t*>(t.c);
+  HalfPanel<kRows>(t, t.panel, c);
+  HalfPanel<kRows>(t, t.panel + 32, c + 8);
 }
 
 void Run(const TileArgs& t) {
@@ -114,10 +122,10 @@ void Run(const TileArgs& t) {
 // One row, all sixteen columns in one pass: the weight streams from memory once, in order.
 void RunGemv(const TileArgs& t) {
   const auto* a = static_cast<const int16_t*>(t.strip);
-  const int8_t* b = t.panel;
-  const int8_t* ahead = t.prefetch;
+  const uint8_t* b = t.panel;
+  const uint8_t* ahead = t.prefetch;
   __m256i c0 = _mm256_setzero_si256(), c1 = c0, c2 = c0, c3 = c0;
-  for (int64_t step = 0; step < t.k_steps; ++step) {
+  for (int64_t step = 0; step < t.lines; ++step) {
     _mm_prefetch(ahead, _MM_HINT_T0);
     int64_t four;
     std::memcpy(&four, a, 8);
@@ -130,26 +138,108 @@ void RunGemv(const TileArgs& t) {
     b += 64;
     ahead += 64;
   }
-  Store(t.c, Fold(c0, c1), t.accumulate);
-  Store(t.c + 8, Fold(c2, c3), t.accumulate);
+  auto* c = static_cast<int32_t*>(t.c);
+  Store(c, Fold(c0, c1), t.accumulate);
+  Store(c + 8, Fold(c2, c3), t.accumulate);
+}
+
+// A line's columns 0-7 and 8-15, unsigned.
+template <DataType kWeight>
+inline void DecodeLine(const uint8_t* line, __m256i* left, __m256i* right) {
+  if constexpr (kWeight == DataType::kInt4) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
+    *left = _mm256_and_si256(both, mask);
+    *right = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+  } else {
+    const __m256i mask = _mm256_set1_epi8(3);
+    const __m256i all =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(line)));
+    *left =
+        _mm256_and_si256(_mm256_srlv_epi32(all, _mm256_set_epi32(2, 2, 2, 2, 0, 0, 0, 0)), mask);
+    *right =
+        _mm256_and_si256(_mm256_srlv_epi32(all, _mm256_set_epi32(6, 6, 6, 6, 4, 4, 4, 4)), mask);
+  }
+}
+
+template <DataType kWeight, int kRows>
+void NarrowTile(const TileArgs& t) {
+  constexpr int64_t line_bytes = kWeight == DataType::kInt4 ? 32 : 16;
+  constexpr int64_t lines_max =
+      kWeight == DataType::kInt4 ? 8 : 64;  // before an int16 could overflow
+  const auto* a = static_cast<const int8_t*>(t.strip);
+  const uint8_t* line = t.panel;
+  const uint8_t* ahead = t.prefetch;
+  auto* c = static_cast<int32_t*>(t.c);
+  bool accumulate = t.accumulate;
+  for (int64_t done = 0; done < t.lines; done += lines_max, accumulate = true) {
+    __m256i left[kRows], right[kRows];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) left[r] = right[r] = _mm256_setzero_si256();
+    for (int64_t i = std::min(lines_max, t.lines - done); i > 0; --i) {
+      __m256i b_left, b_right;
+      DecodeLine<kWeight>(line, &b_left, &b_right);
+      _mm_prefetch(ahead, _MM_HINT_T0);
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        __m256i x, y;
+        asm("vpbroadcastd %[a], %[x]\n\t"
+            "vpmaddubsw %[x], %[bl], %[y]\n\t"
+            "vpmaddubsw %[x], %[br], %[x]\n\t"
+            "vpaddw %[y], %[cl], %[cl]\n\t"
+            "vpaddw %[x], %[cr], %[cr]"
+            : [cl] "+x"(left[r]), [cr] "+x"(right[r]), [x] "=&x"(x), [y] "=&x"(y)
+            : [a] "m"(*reinterpret_cast<const int32_t(*)[1]>(a + 4 * r)), [bl] "x"(b_left),
+              [br] "x"(b_right));
+      }
+      a += 4 * kRows;
+      line += line_bytes;
+      ahead += line_bytes;
+    }
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      Store(c + r * t.ldc, _mm256_madd_epi16(left[r], ones), accumulate);
+      Store(c + r * t.ldc + 8, _mm256_madd_epi16(right[r], ones), accumulate);
+    }
+  }
+}
+
+template <DataType kWeight>
+void RunNarrow(const TileArgs& t) {
+  switch (t.rows) {
+    case 1: return NarrowTile<kWeight, 1>(t);
+    case 2: return NarrowTile<kWeight, 2>(t);
+    case 3: return NarrowTile<kWeight, 3>(t);
+    case 4: return NarrowTile<kWeight, 4>(t);
+    case 5: return NarrowTile<kWeight, 5>(t);
+    default: return NarrowTile<kWeight, 6>(t);
+  }
 }
 
 bool Supported(const CpuFeatures& f) { return f.avx2; }
 
+constexpr DataType k8 = DataType::kInt8, k4 = DataType::kInt4, k2 = DataType::kInt2;
+constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
+constexpr Operand kS16 = Operand::kS16, kS8 = Operand::kS8, kF32 = Operand::kF32;
+
+constexpr MicroKernel kKernels[] = {
+    {"cpu.avx2.s8s8s32.6x16x4", Supported, k8, kW8A8, kS16, 6, 16, 4, 20, Run, &kRowOps},
+    {"cpu.avx2.s8s8s32.1x16x4", Supported, k8, kW8A8, kS16, 1, 16, 4, 20, RunGemv, &kRowOps},
+    {"cpu.avx2.s8s4s32.6x16x4", Supported, k4, kW8A8, kS8, 6, 16, 4, 20, RunNarrow<k4>, &kRowOps},
+    {"cpu.avx2.s8s4s32.1x16x4", Supported, k4, kW8A8, kS8, 1, 16, 4, 20, NarrowTile<k4, 1>,
+     &kRowOps},
+    {"cpu.avx2.s8s2s32.6x16x4", Supported, k2, kW8A8, kS8, 6, 16, 4, 20, RunNarrow<k2>, &kRowOps},
+    {"cpu.avx2.s8s2s32.1x16x4", Supported, k2, kW8A8, kS8, 1, 16, 4, 20, NarrowTile<k2, 1>,
+     &kRowOps},
+    {"cpu.avx2.f32s8f32.4x16x4", Supported, k8, kW8A32, kF32, 4, 16, 4, 20, RunFloat<k8>, &kRowOps},
+    {"cpu.avx2.f32s4f32.4x16x4", Supported, k4, kW8A32, kF32, 4, 16, 4, 20, RunFloat<k4>, &kRowOps},
+    {"cpu.avx2.f32s2f32.4x16x4", Supported, k2, kW8A32, kF32, 4, 16, 4, 20, RunFloat<k2>, &kRowOps},
+};
+
 }  // namespace
 
-const MicroKernel kAvx2 = {
-    "cpu.avx2.s8s8s32.6x16x4", Supported, 6, 16, 4, 20, Operand::kS16, kLayoutN16K4, Run, &kRowOps};
-const MicroKernel kAvx2Gemv = {"cpu.avx2.s8s8s32.1x16x4",
-                               Supported,
-                               1,
-                               16,
-                               4,
-                               20,
-                               Operand::kS16,
-                               kLayoutN16K4,
-                               RunGemv,
-                               &kRowOps};
+std::span<const MicroKernel> Avx2Kernels() { return kKernels; }
 
 }  // namespace qmatmul::cpu
 

@@ -30,6 +30,7 @@ namespace qmatmul::cpu {
 namespace {
 
 #include "kernels/cpu/row_ops.inc"
+#include "kernels/cpu/w8a32.inc"
 
 inline __m512i Broadcast(const uint8_t* a) {
   int32_t four;
@@ -42,74 +43,111 @@ inline void Store(int32_t* c, __m512i sums, bool accumulate) {
   _mm512_storeu_si512(c, sums);
 }
 
-template <int kRows, int kPanels>
+// A line as one operand: INT8 signed, INT4 and INT2 unsigned after their offset.
+template <DataType kWeight>
+inline __m512i LoadLine(const uint8_t* line) {
+  if constexpr (kWeight == DataType::kInt8) {
+    return _mm512_loadu_si512(line);
+  } else if constexpr (kWeight == DataType::kInt4) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
+    const __m512i shifted =
+        _mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1);
+    return _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+  } else {
+    const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(line));
+    const __m512i shifts = _mm512_set_epi32(6, 6, 6, 6, 4, 4, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0);
+    return _mm512_and_si512(_mm512_srlv_epi32(_mm512_broadcast_i32x4(all), shifts),
+                            _mm512_set1_epi8(3));
+  }
+}
+
+// vpdpbusd wants the unsigned operand first.
+template <DataType kWeight>
+inline __m512i Dot(__m512i sums, __m512i activations, __m512i line) {
+  if constexpr (kWeight == DataType::kInt8) return _mm512_dpbusd_epi32(sums, activations, line);
+  else return _mm512_dpbusd_epi32(sums, line, activations);
+}
+
+template <DataType kWeight>
+constexpr int64_t LineBytes() {
+  return kWeight == DataType::kInt8 ? 64 : kWeight == DataType::kInt4 ? 32 : 16;
+}
+
+template <DataType kWeight, int kRows, int kPanels>
 inline void Tile(const TileArgs& t) {
-  __m512i c[kRows][kPanels];
+  __m512i sums[kRows][kPanels];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) c[r][p] = _mm512_setzero_si512();
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = _mm512_setzero_si512();
   const auto* a = static_cast<const uint8_t*>(t.strip);
-  const int8_t* b = t.panel;
-  const int8_t* ahead = t.prefetch;
-  for (int64_t step = 0; step < t.k_steps; ++step) {
+  const uint8_t* b = t.panel;
+  const uint8_t* ahead = t.prefetch;
+  for (int64_t i = 0; i < t.lines; ++i) {
     __m512i line[kPanels];
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
-      line[p] = _mm512_load_si512(b + p * t.panel_stride);
+      line[p] = LoadLine<kWeight>(b + p * t.panel_stride);
       _mm_prefetch(ahead + p * t.panel_stride, _MM_HINT_T0);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const __m512i x = Broadcast(a + 4 * r);
 #pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) c[r][p] = _mm512_dpbusd_epi32(c[r][p], x, line[p]);
+      for (int p = 0; p < kPanels; ++p) sums[r][p] = Dot<kWeight>(sums[r][p], x, line[p]);
     }
     a += 4 * kRows;
-    b += 64;
-    ahead += 64;
+    b += LineBytes<kWeight>();
+    ahead += LineBytes<kWeight>();
   }
+  auto* c = static_cast<int32_t*>(t.c);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) Store(t.c + r * t.ldc + 16 * p, c[r][p], t.accumulate);
+    for (int p = 0; p < kPanels; ++p) Store(c + r * t.ldc + 16 * p, sums[r][p], t.accumulate);
 }
 
-template <int kPanels>
+template <DataType kWeight, int kPanels>
 void RunRows(const TileArgs& t) {
   switch (t.rows) {
-    case 1: return Tile<1, kPanels>(t);
-    case 2: return Tile<2, kPanels>(t);
-    case 3: return Tile<3, kPanels>(t);
-    case 4: return Tile<4, kPanels>(t);
-    case 5: return Tile<5, kPanels>(t);
-    case 6: return Tile<6, kPanels>(t);
-    case 7: return Tile<7, kPanels>(t);
-    default: return Tile<8, kPanels>(t);
+    case 1: return Tile<kWeight, 1, kPanels>(t);
+    case 2: return Tile<kWeight, 2, kPanels>(t);
+    case 3: return Tile<kWeight, 3, kPanels>(t);
+    case 4: return Tile<kWeight, 4, kPanels>(t);
+    case 5: return Tile<kWeight, 5, kPanels>(t);
+    case 6: return Tile<kWeight, 6, kPanels>(t);
+    case 7: return Tile<kWeight, 7, kPanels>(t);
+    default: return Tile<kWeight, 8, kPanels>(t);
   }
 }
 
-void Run(const TileArgs& t) { t.panels == 2 ? RunRows<2>(t) : RunRows<1>(t); }
+template <DataType kWeight>
+void Run(const TileArgs& t) {
+  t.panels == 2 ? RunRows<kWeight, 2>(t) : RunRows<kWeight, 1>(t);
+}
 
 // One row: four independent accumulators hide vpdpbusd's latency while the panel streams in.
+template <DataType kWeight>
 void RunGemv(const TileArgs& t) {
   const auto* a = static_cast<const uint8_t*>(t.strip);
-  __m512i c[4];
-  for (auto& sums : c) sums = _mm512_setzero_si512();
-  int64_t step = 0;
-  for (; step + 4 <= t.k_steps; step += 4) {
+  __m512i sums[4];
+#pragma GCC unroll 4
+  for (int u = 0; u < 4; ++u) sums[u] = _mm512_setzero_si512();
+  int64_t i = 0;
+  for (; i + 4 <= t.lines; i += 4) {
 #pragma GCC unroll 4
     for (int u = 0; u < 4; ++u) {
-      _mm_prefetch(t.prefetch + 64 * (step + u), _MM_HINT_T0);
-      c[u] = _mm512_dpbusd_epi32(c[u], Broadcast(a + 4 * (step + u)),
-                                 _mm512_load_si512(t.panel + 64 * (step + u)));
+      const int64_t at = (i + u) * LineBytes<kWeight>();
+      _mm_prefetch(t.prefetch + at, _MM_HINT_T0);
+      sums[u] = Dot<kWeight>(sums[u], Broadcast(a + 4 * (i + u)), LoadLine<kWeight>(t.panel + at));
     }
   }
-  for (; step < t.k_steps; ++step)
-    c[0] =
-        _mm512_dpbusd_epi32(c[0], Broadcast(a + 4 * step), _mm512_load_si512(t.panel + 64 * step));
-  Store(t.c, _mm512_add_epi32(_mm512_add_epi32(c[0], c[1]), _mm512_add_epi32(c[2], c[3])),
-        t.accumulate);
+  for (; i < t.lines; ++i)
+    sums[0] = Dot<kWeight>(sums[0], Broadcast(a + 4 * i),
+                           LoadLine<kWeight>(t.panel + i * LineBytes<kWeight>()));
+  const __m512i total =
+      _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
+  Store(static_cast<int32_t*>(t.c), total, t.accumulate);
 }
 
 #ifdef QMATMUL_EMULATED
@@ -118,28 +156,31 @@ bool Supported(const CpuFeatures&) { return true; }
 bool Supported(const CpuFeatures& f) { return f.avx512_vnni; }
 #endif
 
+constexpr DataType k8 = DataType::kInt8, k4 = DataType::kInt4, k2 = DataType::kInt2;
+constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
+constexpr Operand kU8 = Operand::kU8, kS8 = Operand::kS8, kF32 = Operand::kF32;
+
+constexpr MicroKernel kKernels[] = {
+    {"cpu.avx512_vnni.s8s8s32.8x32x4", Supported, k8, kW8A8, kU8, 8, 32, 4, 40, Run<k8>, &kRowOps},
+    {"cpu.avx512_vnni.s8s8s32.1x16x4", Supported, k8, kW8A8, kU8, 1, 16, 4, 40, RunGemv<k8>,
+     &kRowOps},
+    {"cpu.avx512_vnni.s8s4s32.8x32x4", Supported, k4, kW8A8, kS8, 8, 32, 4, 40, Run<k4>, &kRowOps},
+    {"cpu.avx512_vnni.s8s4s32.1x16x4", Supported, k4, kW8A8, kS8, 1, 16, 4, 40, RunGemv<k4>,
+     &kRowOps},
+    {"cpu.avx512_vnni.s8s2s32.8x32x4", Supported, k2, kW8A8, kS8, 8, 32, 4, 40, Run<k2>, &kRowOps},
+    {"cpu.avx512_vnni.s8s2s32.1x16x4", Supported, k2, kW8A8, kS8, 1, 16, 4, 40, RunGemv<k2>,
+     &kRowOps},
+    {"cpu.avx512_vnni.f32s8f32.4x16x4", Supported, k8, kW8A32, kF32, 4, 16, 4, 40, RunFloat<k8>,
+     &kRowOps},
+    {"cpu.avx512_vnni.f32s4f32.4x16x4", Supported, k4, kW8A32, kF32, 4, 16, 4, 40, RunFloat<k4>,
+     &kRowOps},
+    {"cpu.avx512_vnni.f32s2f32.4x16x4", Supported, k2, kW8A32, kF32, 4, 16, 4, 40, RunFloat<k2>,
+     &kRowOps},
+};
+
 }  // namespace
 
-const MicroKernel kAvx512Vnni = {"cpu.avx512_vnni.s8s8s32.8x32x4",
-                                 Supported,
-                                 8,
-                                 32,
-                                 4,
-                                 40,
-                                 Operand::kU8,
-                                 kLayoutN16K4,
-                                 Run,
-                                 &kRowOps};
-const MicroKernel kAvx512VnniGemv = {"cpu.avx512_vnni.s8s8s32.1x16x4",
-                                     Supported,
-                                     1,
-                                     16,
-                                     4,
-                                     40,
-                                     Operand::kU8,
-                                     kLayoutN16K4,
-                                     RunGemv,
-                                     &kRowOps};
+std::span<const MicroKernel> Avx512VnniKernels() { return kKernels; }
 
 }  // namespace qmatmul::cpu
 

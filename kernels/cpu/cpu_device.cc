@@ -30,16 +30,16 @@ int64_t RowsOf(std::span<const RowSegment> segments) {
   return rows;
 }
 
-// The step's weights as this device packs them, all in the kernel's layout.
-Fault Resolve(const WorkStep& step, const MicroKernel& kernel,
-              std::vector<const CpuPackedWeight*>* weights) {
-  for (const auto& weight : step.weights) {
-    const auto* packed = dynamic_cast<const CpuPackedWeight*>(weight.get());
-    if (packed == nullptr || weight->layout() != kernel.layout)
-      return Mismatch(*weight, kernel.layout);
-    weights->push_back(packed);
-  }
-  return {};
+// Adds a weight to the lot that shares its kernel and grouping.
+void AddToLots(const MicroKernel& kernel, size_t index, const CpuPackedWeight* weight,
+               std::vector<Lot>* lots) {
+  const auto same = [&](const Lot& lot) {
+    return lot.kernel == &kernel && lot.group_k == weight->group_k();
+  };
+  auto lot = std::find_if(lots->begin(), lots->end(), same);
+  if (lot == lots->end()) lot = lots->insert(lot, Lot{&kernel, weight->group_k(), {}, {}});
+  lot->indices.push_back(index);
+  lot->weights.push_back(weight);
 }
 
 }  // namespace
@@ -61,42 +61,62 @@ CpuDevice::CpuDevice(const DeviceOptions& options, const CpuFeatures& features)
 std::vector<KernelInfo> CpuDevice::Kernels() const {
   std::vector<KernelInfo> kernels;
   for (const KernelState& s : states_)
-    kernels.push_back({s.kernel->name, s.supported, s.disabled, s.reason, s.kernel->layout});
+    kernels.push_back({s.kernel->name, s.supported, s.disabled, s.reason,
+                       std::string(LayoutOf(s.kernel->weight)), s.kernel->weight,
+                       s.kernel->arithmetic});
   return kernels;
 }
 
 Fault CpuDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
-  if (spec.dtype != DataType::kInt8)
-    return {FaultKind::kUnimplemented, "WEIGHT_DTYPE_UNIMPLEMENTED",
-            std::string(NameOf(spec.dtype)) +
-                " weights are not packed by this version's CPU kernels; INT8 is"};
   auto weight = CpuPackedWeight::Allocate(spec, info_.id);
   if (weight == nullptr)
     return {FaultKind::kResourceExhausted, "WEIGHT_MEMORY",
             "no memory for a packed weight of k = " + std::to_string(spec.k) +
                 ", n = " + std::to_string(spec.n)};
-  *packer = std::make_unique<N16K4Packer>(std::move(weight));
+  *packer = std::make_unique<CpuPacker>(std::move(weight));
   return {};
 }
 
 Fault CpuDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                         std::span<int8_t> out) const {
   const auto* packed = dynamic_cast<const CpuPackedWeight*>(&weight);
-  if (packed == nullptr) return Mismatch(weight, kLayoutN16K4);
+  if (packed == nullptr) return Mismatch(weight, LayoutOf(weight.spec()));
   const int64_t n = weight.spec().n;
   assert(0 <= k_begin && k_begin <= k_end && k_end <= weight.spec().k &&
          int64_t(out.size()) >= (k_end - k_begin) * n);
   for (int64_t k = k_begin; k < k_end; ++k)
     for (int64_t column = 0; column < n; ++column)
-      out[size_t((k - k_begin) * n + column)] = packed->panel(
-          column /
-          kPanelColumns)[k / kLineK * kLineBytes + column % kPanelColumns * kLineK + k % kLineK];
+      out[size_t((k - k_begin) * n + column)] = packed->value(k, column);
   return {};
 }
 
-Fault CpuDevice::Choose(int64_t rows, std::string_view forced, const KernelState** chosen) const {
-  if (!forced.empty()) return FindKernel(states_, forced, chosen);
-  *chosen = SelectKernel(states_, rows, kLayoutN16K4);
+Fault CpuDevice::Choose(int64_t rows, DataType weight, Arithmetic arithmetic,
+                        std::string_view forced, const KernelState** chosen) const {
+  if (forced.empty()) {
+    *chosen = SelectKernel(states_, rows, weight, arithmetic);
+    return {};
+  }
+  if (Fault f = FindKernel(states_, forced, chosen); !f.ok()) return f;
+  const MicroKernel& kernel = *(*chosen)->kernel;
+  if (kernel.fits(weight, arithmetic)) return {};
+  return {FaultKind::kInternal, "LAYOUT_MISMATCH",
+          "kernel " + std::string(forced) + " reads " + std::string(LayoutOf(kernel.weight)) +
+              " weights for " + std::string(NameOf(kernel.arithmetic)) + ", not " +
+              std::string(LayoutOf(weight)) + " for " + std::string(NameOf(arithmetic))};
+}
+
+Fault CpuDevice::MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots) const {
+  const WorkStep& step = work.steps[0];
+  for (size_t i = 0; i < step.weights.size(); ++i) {
+    const PackedWeight& weight = *step.weights[i];
+    const auto* packed = dynamic_cast<const CpuPackedWeight*>(&weight);
+    if (packed == nullptr || weight.layout() != LayoutOf(weight.spec()))
+      return Mismatch(weight, LayoutOf(weight.spec()));
+    const KernelState* chosen = nullptr;
+    const Fault fault = Choose(rows, weight.spec().dtype, step.arithmetic, work.kernel, &chosen);
+    if (!fault.ok()) return fault;
+    AddToLots(*chosen->kernel, i, packed, lots);
+  }
   return {};
 }
 
@@ -107,52 +127,67 @@ Fault CpuDevice::Run(const Work& work, RunReport* report) {
     return {FaultKind::kUnimplemented, "CHAIN_UNIMPLEMENTED",
             "chains are not computed by this version"};
   const WorkStep& step = work.steps[0];
-  if (step.arithmetic != Arithmetic::kW8A8)
-    return {FaultKind::kUnimplemented, "W8A32_UNIMPLEMENTED",
-            "W8A32 is not computed by this version's CPU kernels"};
   const int64_t rows = RowsOf(work.segments);
-  const KernelState* chosen = nullptr;
-  if (Fault f = Choose(rows, work.kernel, &chosen); !f.ok()) return f;
-  const MicroKernel& kernel = *chosen->kernel;
-  std::vector<const CpuPackedWeight*> weights;
-  if (Fault f = Resolve(step, kernel, &weights); !f.ok()) return f;
-
-  int64_t columns = 0;
-  for (const CpuPackedWeight* weight : weights) columns += weight->spec().n;
+  std::vector<Lot> lots;
+  if (Fault f = MakeLots(work, rows, &lots); !f.ok()) return f;
   for (RowSegment& segment : work.segments)
     for (SegmentOutput& output : segment.outputs)
       if (!output.row_checks.empty())
         std::fill_n(output.row_checks.begin() + segment.row_begin, segment.rows, uint64_t{0});
+
+  *report = {};
+  report->rows = rows;
   const int available =
       work.threads_max > 0 ? std::min(work.threads_max, team_.size()) : team_.size();
-  TileLoopReport loop;
-  RunTileLoop(kernel, work.segments, weights, step.check_vectors, &team_,
-              MembersFor(rows, weights[0]->spec().k, columns, available), &loop);
-  *report = {kernel.name, loop.rows, loop.padded_rows, loop.pack_ns, NowNs() - start};
+  for (const Lot& lot : lots) {
+    int64_t columns = 0;
+    for (size_t i = 0; i < lot.weights.size(); ++i) {
+      columns += lot.weights[i]->spec().n;
+      report->kernels[lot.indices[i]] = lot.kernel->name;
+    }
+    const int members = MembersFor(rows, lot.weights[0]->spec().k, columns, available);
+    RunTileLoop(lot, work.segments, step.check_vectors, &team_, members, &report->pack_ns);
+  }
+  report->kernel = report->kernels[0];
+  report->compute_ns = NowNs() - start;
   return {};
 }
 
 std::vector<KernelChoice> CpuDevice::Explain(
     int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
     Arithmetic arithmetic, std::string_view forced) const {
+  std::vector<KernelChoice> choices;
+  std::vector<DataType> types;
+  for (const auto& weight : weights) {
+    const DataType type = weight->spec().dtype;
+    if (std::find(types.begin(), types.end(), type) != types.end()) continue;
+    types.push_back(type);
+    ExplainType(rows, weights, type, arithmetic, forced, &choices);
+  }
+  std::stable_partition(choices.begin(), choices.end(),
+                        [](const KernelChoice& c) { return c.chosen; });
+  return choices;
+}
+
+void CpuDevice::ExplainType(int64_t rows,
+                            std::span<const std::shared_ptr<const PackedWeight>> weights,
+                            DataType type, Arithmetic arithmetic, std::string_view forced,
+                            std::vector<KernelChoice>* choices) const {
   std::vector<const KernelState*> order;
-  for (const KernelState& state : states_) order.push_back(&state);
+  for (const KernelState& state : states_)
+    if (state.kernel->fits(type, arithmetic)) order.push_back(&state);
   std::sort(order.begin(), order.end(),
             [rows](const KernelState* a, const KernelState* b) { return BetterFor(rows, *a, *b); });
   const KernelState* chosen = nullptr;
-  const Fault fault = Choose(rows, forced, &chosen);
+  const Fault fault = Choose(rows, type, arithmetic, forced, &chosen);
   int64_t k = 0, n = 0;
   for (const auto& weight : weights) {
+    if (weight->spec().dtype != type) continue;
     k = weight->spec().k;
     n += weight->spec().n;
   }
-  std::vector<KernelChoice> choices;
   for (const KernelState* state : order) {
-    KernelChoice choice{state->kernel->name,
-                        state->usable() && arithmetic == Arithmetic::kW8A8,
-                        false,
-                        {},
-                        state->reason};
+    KernelChoice choice{state->kernel->name, state->usable(), false, {}, state->reason};
     choice.chosen = fault.ok() && choice.eligible && state == chosen;
     if (choice.chosen) {
       choice.predicted_ns = PredictNs(rows, k, n, 0);
@@ -160,16 +195,11 @@ std::vector<KernelChoice> CpuDevice::Explain(
                       : rows == 1     ? "the fastest instruction set here, one-row form"
                                       : "the fastest instruction set here, largest tile";
     } else if (choice.eligible) {
-      const bool one_row = state->kernel->mr == 1;
-      choice.reason = one_row && rows > 1 ? "computes one row at a time" : "ranks below the choice";
-    } else if (choice.reason.empty()) {
-      choice.reason = "does not compute " + std::string(NameOf(arithmetic));
+      const bool one_row = state->kernel->mr == 1 && rows > 1;
+      choice.reason = one_row ? "computes one row at a time" : "ranks below the choice";
     }
-    choices.push_back(std::move(choice));
+    choices->push_back(std::move(choice));
   }
-  std::stable_partition(choices.begin(), choices.end(),
-                        [](const KernelChoice& c) { return c.chosen; });
-  return choices;
 }
 
 int64_t CpuDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const {

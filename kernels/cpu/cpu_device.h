@@ -12,6 +12,7 @@
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/select.h"
 #include "kernels/cpu/thread_team.h"
+#include "kernels/cpu/tile_loop.h"
 #include "kernels/device.h"
 #include "kernels/devices.h"
 
@@ -34,8 +35,14 @@ class CpuDevice final : public Device {
   int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const override;
 
  private:
-  // The kernel for this many rows: the forced one, or the best.
-  Fault Choose(int64_t rows, std::string_view forced, const KernelState** chosen) const;
+  // The kernel for this many rows: the forced one, or the best. LAYOUT_MISMATCH when the forced one
+  // reads other weights.
+  Fault Choose(int64_t rows, DataType weight, Arithmetic arithmetic, std::string_view forced,
+               const KernelState** chosen) const;
+  Fault MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots) const;
+  void ExplainType(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
+                   DataType type, Arithmetic arithmetic, std::string_view forced,
+                   std::vector<KernelChoice>* choices) const;
   // What the chosen kernels do in a short run at start: the base of PredictNs.
   void MeasureRates();
   double MeasureMacsPerNs(int64_t rows, int64_t k, int64_t n);

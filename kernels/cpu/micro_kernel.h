@@ -1,14 +1,17 @@
 // What an ISA's file gives to the kernel table: a tile product, and the row work around it.
 //
 // A micro-kernel multiplies a packed strip of activations by packed panels of a weight and leaves
-// int32 sums. It knows its tile (mr x nr, kr values of k a step) and whether this CPU can run it.
-// It does not know scales, zero points, ragged K or N (packing pads with zeros), threads or
-// blocking.
+// sums: int32 for W8A8, fp32 for W8A32. It knows its tile (mr x nr, kr values of K a step) and
+// whether this CPU can run it. It does not know scales, zero points, ragged K or N (packing pads
+// with zeros), threads or blocking.
 //
 // Operands
-//   strip   [k_steps][rows][4] elements of `operand`; rows <= mr
-//   panel   n16k4 (see pack.h): [k_steps][16][4] signed int8, one 64-byte line a step
-//   tile    c[row * ldc + column], columns = 16 * panels
+//   strip   [⌈K/kr⌉][rows][kr] elements of `operand`, K padded with zeros; rows <= mr
+//   panel   n16k4 (see pack.h): one line for every 4 values of K and 16 columns. INT8 lines hold
+//   the values
+//           themselves, INT4 and INT2 lines hold them offset by 8 and 1, unsigned: a kernel's sums
+//           are then too large by offset * Σ_k a, which the epilogue takes off.
+//   tile    c[row * ldc + column], columns = 16 * panels; int32, or fp32 for float operands
 #pragma once
 
 #include <cstdint>
@@ -22,29 +25,35 @@ namespace qmatmul::cpu {
 
 struct TileArgs {
   const void* strip;
-  const int8_t* panel;
+  const uint8_t* panel;
   int64_t panel_stride;  // bytes from one panel to the next
-  int64_t k_steps;       // lines to go through
-  int32_t* c;
+  int64_t lines;         // lines to go through, 4 values of K each
+  void* c;
   int64_t ldc;
-  int rows;                // 1 … mr
-  int panels;              // 1 … nr / 16
-  bool accumulate;         // add to c instead of setting it
-  const int8_t* prefetch;  // lines that will be wanted next: one is touched a step
+  int rows;                 // 1 … mr
+  int panels;               // 1 … nr / 16
+  bool accumulate;          // add to c instead of setting it
+  const uint8_t* prefetch;  // lines that will be wanted next: one is touched a step
 };
 
 struct MicroKernel {
-  const char* name;  // "cpu.avx2.s8s8s32.6x16x4"
+  const char*
+      name;  // "cpu.avx2.s8s8s32.6x16x4": device.isa.activation-weight-accumulator.mr x nr x kr
   bool (*supported)(const CpuFeatures&);
+  DataType weight;  // kInt8, kInt4, kInt2: what its panels hold
+  Arithmetic arithmetic;
+  Operand operand;  // what the strip holds
   int mr;
   int nr;
   int kr;
-  // How fast this row is among its peers: higher wins at equal fit. Distinct per ISA.
+  // How fast this row is among its peers: higher wins at equal fit.
   int rank;
-  Operand operand;     // what the strip holds
-  const char* layout;  // the packed layout it reads
   void (*run)(const TileArgs&);
   const RowOps* ops;
+
+  bool fits(DataType weight_type, Arithmetic a) const {
+    return weight == weight_type && arithmetic == a;
+  }
 };
 
 }  // namespace qmatmul::cpu

@@ -1,20 +1,32 @@
 #include "kernels/cpu/micro_kernels.h"
 
 #include <string_view>
+#include <vector>
 
 namespace qmatmul::cpu {
 namespace {
 
-const MicroKernel* const kTable[] = {
+constexpr std::span<const MicroKernel> (*kTable[])() = {
 #if defined(__x86_64__)
-    &kAvx512Vnni, &kAvx512VnniGemv, &kAvx2, &kAvx2Gemv,
+    Avx512VnniKernels,
+    Avx2Kernels,
 #endif
-    &kScalar,
+    ScalarKernels,
 };
+
+std::vector<const MicroKernel*> Flatten() {
+  std::vector<const MicroKernel*> kernels;
+  for (const auto row : kTable)
+    for (const MicroKernel& kernel : row()) kernels.push_back(&kernel);
+  return kernels;
+}
 
 }  // namespace
 
-std::span<const MicroKernel* const> MicroKernels() { return kTable; }
+std::span<const MicroKernel* const> MicroKernels() {
+  static const std::vector<const MicroKernel*> kernels = Flatten();
+  return kernels;
+}
 
 bool NamesAreUnique(std::span<const MicroKernel* const> kernels) {
   for (size_t i = 0; i < kernels.size(); ++i)

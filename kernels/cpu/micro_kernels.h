@@ -1,8 +1,9 @@
-// THE kernel table: every micro-kernel this build has, best first. Adding a kernel is one row here
-// and one file beside it; packing, ragged edges, epilogue, tests and benchmark come with the row.
+// THE kernel table: one row for each instruction set, best first; each row brings that file's
+// kernels. Adding an instruction set is one row here and one file beside it; packing, ragged edges,
+// epilogue, tests and benchmark come with the row.
 //
-// Names are unique and complete (device.isa.types.mr x nr x kr); a duplicate stops the build of the
-// device (NamesAreUnique), since the second of two equal names would silently never run.
+// Names are unique and complete; a duplicate stops the device from opening (NamesAreUnique), since
+// the second of two equal names would silently never run.
 #pragma once
 
 #include <span>
@@ -12,14 +13,13 @@
 
 namespace qmatmul::cpu {
 
-extern const MicroKernel kScalar;
+std::span<const MicroKernel> ScalarKernels();
 #if defined(__x86_64__)
-extern const MicroKernel kAvx2;
-extern const MicroKernel kAvx2Gemv;
-extern const MicroKernel kAvx512Vnni;
-extern const MicroKernel kAvx512VnniGemv;
+std::span<const MicroKernel> Avx2Kernels();
+std::span<const MicroKernel> Avx512VnniKernels();
 #endif
 
+// Every kernel of every row, in order of preference. Lives as long as the program.
 std::span<const MicroKernel* const> MicroKernels();
 
 bool NamesAreUnique(std::span<const MicroKernel* const> kernels);

@@ -9,10 +9,6 @@
 
 #include "kernels/half.h"
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 namespace qmatmul::cpu {
 namespace {
 
@@ -22,22 +18,52 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Four rows of sixteen columns become one 64-byte line.
-void InterleaveLine(const int8_t* const rows[4], int8_t* line) {
-#if defined(__SSE2__)
-  __m128i r[4];
-  for (int i = 0; i < 4; ++i) r[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i]));
-  const __m128i low01 = _mm_unpacklo_epi8(r[0], r[1]), high01 = _mm_unpackhi_epi8(r[0], r[1]);
-  const __m128i low23 = _mm_unpacklo_epi8(r[2], r[3]), high23 = _mm_unpackhi_epi8(r[2], r[3]);
-  auto* to = reinterpret_cast<__m128i*>(line);
-  _mm_store_si128(to, _mm_unpacklo_epi16(low01, low23));
-  _mm_store_si128(to + 1, _mm_unpackhi_epi16(low01, low23));
-  _mm_store_si128(to + 2, _mm_unpacklo_epi16(high01, high23));
-  _mm_store_si128(to + 3, _mm_unpackhi_epi16(high01, high23));
-#else
-  for (int c = 0; c < 16; ++c)
-    for (int j = 0; j < 4; ++j) line[4 * c + j] = rows[j][c];
-#endif
+// Element `index` of a plain line as it was sent, decoded.
+int8_t ElementAt(DataType dtype, const uint8_t* line, int64_t index) {
+  if (dtype == DataType::kInt8) return static_cast<int8_t>(line[index]);
+  if (dtype == DataType::kInt4)
+    return static_cast<int8_t>((line[index / 2] >> (index % 2 * 4) & 15) - 8);
+  return static_cast<int8_t>((line[index / 4] >> (index % 4 * 2) & 3) - 1);
+}
+
+// Sixty-four values to a packed line.
+void EncodeLine(DataType dtype, const int8_t* values, uint8_t* line) {
+  if (dtype == DataType::kInt8) {
+    std::memcpy(line, values, kLineValues);
+  } else if (dtype == DataType::kInt4) {
+    for (int b = 0; b < 32; ++b)
+      line[b] = static_cast<uint8_t>((values[b] + 8) | (values[b + 32] + 8) << 4);
+  } else {
+    for (int b = 0; b < 16; ++b)
+      line[b] = static_cast<uint8_t>((values[b] + 1) | (values[b + 16] + 1) << 2 |
+                                     (values[b + 32] + 1) << 4 | (values[b + 48] + 1) << 6);
+  }
+}
+
+void DecodeLine(DataType dtype, const uint8_t* line, int8_t* values) {
+  if (dtype == DataType::kInt8) {
+    std::memcpy(values, line, kLineValues);
+  } else if (dtype == DataType::kInt4) {
+    for (int v = 0; v < 64; ++v)
+      values[v] = static_cast<int8_t>((line[v % 32] >> (v / 32 * 4) & 15) - 8);
+  } else {
+    for (int v = 0; v < 64; ++v)
+      values[v] = static_cast<int8_t>((line[v % 16] >> (v / 16 * 2) & 3) - 1);
+  }
+}
+
+// Sets value v of a packed line, leaving the others.
+void SetValue(DataType dtype, uint8_t* line, int64_t v, int8_t value) {
+  if (dtype == DataType::kInt8) {
+    line[v] = static_cast<uint8_t>(value);
+    return;
+  }
+  const int bits = BitsOf(dtype);
+  const int64_t bytes = kLineValues * bits / 8;
+  const int shift = static_cast<int>(v / bytes) * bits;
+  const int mask = ((1 << bits) - 1) << shift;
+  line[v % bytes] =
+      static_cast<uint8_t>((line[v % bytes] & ~mask) | (value + OffsetOf(dtype)) << shift);
 }
 
 float ScaleAt(DataType dtype, const std::byte* data, int64_t i) {
@@ -56,135 +82,237 @@ bool ScaleInRange(float s) {
   return magnitude == 0.0f || (magnitude >= 0x1p-47f && magnitude <= 0x1p47f);
 }
 
+Fault Invalid(const char* reason, std::string message) {
+  return {FaultKind::kInvalidArgument, reason, std::move(message)};
+}
+
 }  // namespace
 
+std::string_view LayoutOf(DataType weight) {
+  if (weight == DataType::kInt4) return "n16k4.s4";
+  return weight == DataType::kInt2 ? "n16k4.s2" : "n16k4.s8";
+}
+
+std::string LayoutOf(const WeightSpec& spec) {
+  std::string layout(LayoutOf(spec.dtype));
+  if (spec.group_wise()) layout += ".g" + std::to_string(spec.group_size);
+  return layout;
+}
+
+int32_t OffsetOf(DataType weight) {
+  return weight == DataType::kInt4 ? 8 : weight == DataType::kInt2 ? 1 : 0;
+}
+
 CpuPackedWeight::CpuPackedWeight(const WeightSpec& spec, const std::string& device)
-    : PackedWeight(spec, kLayoutN16K4, device) {}
+    : PackedWeight(spec, LayoutOf(spec), device) {}
 
 std::shared_ptr<CpuPackedWeight> CpuPackedWeight::Allocate(const WeightSpec& spec,
                                                            const std::string& device) {
   std::shared_ptr<CpuPackedWeight> w(new CpuPackedWeight(spec, device));
-  w->lines_ = (spec.k + kLineK - 1) / kLineK;
-  w->panels_ = (spec.n + kPanelColumns - 1) / kPanelColumns;
-  const int64_t columns = w->panels_ * kPanelColumns;
-  const int64_t panel_bytes = w->panels_ * w->panel_bytes();
-  const int64_t alignment = panel_bytes >= kHugePage ? kHugePage : kLineBytes;
-  w->bytes_ = RoundUp(panel_bytes + 3 * columns * 4, alignment);
+  const int64_t columns = w->panels() * kPanelColumns;
+  const int64_t panel_bytes = RoundUp(w->panels() * w->panel_bytes(), 64);
+  const int64_t sum_rows = w->groups() + (w->groups() > 1 ? 1 : 0);
+  const int64_t wanted = panel_bytes + (sum_rows + w->groups() + 1) * columns * 4;
+  const int64_t alignment = panel_bytes >= kHugePage ? kHugePage : 64;
+  w->bytes_ = RoundUp(wanted, alignment);
   void* memory = std::aligned_alloc(size_t(alignment), size_t(w->bytes_));
   if (memory == nullptr) return nullptr;
   // Fewer TLB misses while a weight streams past; a refusal costs nothing but speed.
   if (alignment == kHugePage) (void)madvise(memory, size_t(w->bytes_), MADV_HUGEPAGE);
-  std::memset(memory, 0, size_t(w->bytes_));
   w->memory_ = static_cast<std::byte*>(memory);
-  w->panel_data_ = reinterpret_cast<int8_t*>(w->memory_);
+  w->panel_data_ = reinterpret_cast<uint8_t*>(memory);
   w->sums_ = reinterpret_cast<int32_t*>(w->memory_ + panel_bytes);
-  w->scales_ = reinterpret_cast<float*>(w->sums_ + columns);
-  w->bias_ = w->scales_ + columns;
+  w->total_sums_ = w->sums_ + (sum_rows - 1) * columns;
+  w->scales_ = reinterpret_cast<float*>(w->sums_ + sum_rows * columns);
+  w->bias_ = w->scales_ + w->groups() * columns;
+  std::memset(w->memory_ + panel_bytes, 0, size_t(w->bytes_ - panel_bytes));
   return w;
 }
 
 CpuPackedWeight::~CpuPackedWeight() { std::free(memory_); }
 
-N16K4Packer::N16K4Packer(std::shared_ptr<CpuPackedWeight> weight) : weight_(std::move(weight)) {
-  const WeightSpec& spec = weight_->spec();
-  scatter_ = StripeLines() * spec.line_bytes() > kStagingBytes / 2;
+uint8_t* CpuPackedWeight::line(int64_t k, int64_t n) const {
+  const int64_t index = k / group_k() * group_lines() + k % group_k() / kLineK;
+  return panel_data_ + n / kPanelColumns * panel_bytes() + index * line_bytes();
 }
 
-Fault N16K4Packer::Append(std::span<const std::byte> bytes) {
+int8_t CpuPackedWeight::value(int64_t k, int64_t n) const {
+  int8_t values[kLineValues];
+  DecodeLine(spec().dtype, line(k, n), values);
+  return values[n % kPanelColumns * kLineK + k % group_k() % kLineK];
+}
+
+CpuPacker::CpuPacker(std::shared_ptr<CpuPackedWeight> weight) : weight_(std::move(weight)) {
+  const WeightSpec& spec = weight_->spec();
+  scatter_ = StripeLines() * spec.line_bytes() > kStagingBytes / 2;
+  if (!scatter_) return;
+  // Every value is zero until it arrives; the padding stays so.
+  const int zero = spec.dtype == DataType::kInt4 ? 0x88 : spec.dtype == DataType::kInt2 ? 0x55 : 0;
+  std::memset(weight_->panel_data_, zero, size_t(weight_->panels() * weight_->panel_bytes()));
+}
+
+int64_t CpuPacker::StripeLines() const {
+  const WeightSpec& spec = weight_->spec();
+  if (spec.layout == Layout::kNK) return std::min(kPanelColumns, spec.n - line_);
+  const int64_t group = weight_->group_k();
+  return std::min(kLineK, group - line_ % group);
+}
+
+Fault CpuPacker::Append(std::span<const std::byte> bytes) {
   const WeightSpec& spec = weight_->spec();
   if (position_ + int64_t(bytes.size()) > spec.upload_bytes())
-    return {FaultKind::kInvalidArgument, "UPLOAD_LONG",
-            "upload of " + std::to_string(position_ + int64_t(bytes.size())) +
-                " bytes runs over the " + std::to_string(spec.upload_bytes()) +
-                " that the spec says (data, scales, bias)"};
+    return Invalid("UPLOAD_LONG", "upload of " + std::to_string(position_ + int64_t(bytes.size())) +
+                                      " bytes runs over the " +
+                                      std::to_string(spec.upload_bytes()) +
+                                      " that the spec says (data, scales, bias)");
   const int64_t data_left = std::max<int64_t>(spec.data_bytes() - position_, 0);
   const size_t data = std::min(bytes.size(), size_t(data_left));
-  if (data > 0) TakeData(bytes.first(data));
-  tail_.insert(tail_.end(), bytes.begin() + data, bytes.end());
+  if (data > 0)
+    if (Fault f = scatter_ ? Scatter(bytes.first(data)) : TakeData(bytes.first(data)); !f.ok())
+      return f;
+  tail_.insert(tail_.end(), bytes.begin() + int64_t(data), bytes.end());
   position_ += int64_t(bytes.size());
   return {};
 }
 
-void N16K4Packer::TakeData(std::span<const std::byte> bytes) {
-  const WeightSpec& spec = weight_->spec();
-  if (scatter_) return ScatterKN(bytes);
+Fault CpuPacker::TakeData(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const int64_t lines = std::min(StripeLines(), spec.lines() - line_);
-    const size_t stripe = size_t(lines * spec.line_bytes());
+    const int64_t lines = StripeLines();
+    const size_t stripe = size_t(lines * weight_->spec().line_bytes());
     if (stage_.empty() && bytes.size() >= stripe) {  // a whole stripe: straight from the chunk
-      PackStripe(reinterpret_cast<const int8_t*>(bytes.data()), lines);
+      if (Fault f = PackStripe(reinterpret_cast<const uint8_t*>(bytes.data()), lines); !f.ok())
+        return f;
       bytes = bytes.subspan(stripe);
       continue;
     }
     const size_t take = std::min(bytes.size(), stripe - stage_.size());
-    stage_.insert(stage_.end(), bytes.begin(), bytes.begin() + take);
+    stage_.insert(stage_.end(), bytes.begin(), bytes.begin() + int64_t(take));
     bytes = bytes.subspan(take);
-    if (stage_.size() < stripe) return;
-    PackStripe(reinterpret_cast<const int8_t*>(stage_.data()), lines);
+    if (stage_.size() < stripe) return {};
+    if (Fault f = PackStripe(reinterpret_cast<const uint8_t*>(stage_.data()), lines); !f.ok())
+      return f;
     stage_.clear();
   }
+  return {};
 }
 
-void N16K4Packer::PackStripe(const int8_t* stripe, int64_t lines) {
-  if (weight_->spec().layout == Layout::kKN) PackRowsKN(stripe, lines);
-  else PackColumnsNK(stripe, lines);
+Fault CpuPacker::PackStripe(const uint8_t* stripe, int64_t lines) {
+  const WeightSpec& spec = weight_->spec();
+  if (spec.dtype != DataType::kInt8)
+    for (int64_t i = 0; i < lines; ++i)
+      if (Fault f = CheckLine(stripe + i * spec.line_bytes(), line_ + i); !f.ok()) return f;
+  if (spec.layout == Layout::kKN) PackRows(stripe, lines);
+  else if (spec.dtype == DataType::kInt8) PackColumnsInt8(stripe, lines);
+  else PackColumns(stripe, lines);
   line_ += lines;
+  return {};
 }
 
-// Up to four rows of N values: line `line_ / 4` of every panel.
-void N16K4Packer::PackRowsKN(const int8_t* stripe, int64_t rows) {
-  const int64_t n = weight_->spec().n;
-  int8_t* line = weight_->panel_data_ + line_ / kLineK * kLineBytes;
-  static constexpr int8_t kZeros[16] = {};
-  int64_t column = 0;
-  for (; column + kPanelColumns <= n; column += kPanelColumns, line += weight_->panel_bytes()) {
-    const int8_t* four[4];
-    for (int64_t j = 0; j < 4; ++j) four[j] = j < rows ? stripe + j * n + column : kZeros;
-    InterleaveLine(four, line);
+Fault CpuPacker::CheckCode(uint8_t byte, int64_t line) const {
+  if (weight_->spec().dtype != DataType::kInt2 || (byte & byte >> 1 & 0x55) == 0) return {};
+  return Invalid("INT2_CODE", "INT2 code 3 in line " + std::to_string(line) +
+                                  "; codes are 0, 1, 2 for -1, 0, 1");
+}
+
+// Unused bits of the last byte are zero, and INT2 has no code 3.
+Fault CpuPacker::CheckLine(const uint8_t* line, int64_t index) const {
+  const WeightSpec& spec = weight_->spec();
+  const int64_t elements = spec.layout == Layout::kKN ? spec.n : spec.k;
+  const int used = static_cast<int>(elements * BitsOf(spec.dtype) % 8);
+  if (used != 0 && line[spec.line_bytes() - 1] >> used != 0)
+    return Invalid("PADDING_BITS",
+                   "unused bits of the last byte of line " + std::to_string(index) + " must be 0");
+  for (int64_t i = 0; i < spec.line_bytes(); ++i)
+    if (Fault f = CheckCode(line[i], index); !f.ok()) return f;
+  return {};
+}
+
+// Up to four rows of N values: one line of every panel.
+void CpuPacker::PackRows(const uint8_t* stripe, int64_t rows) {
+  const WeightSpec& spec = weight_->spec();
+  const int64_t n = spec.n, row_bytes = spec.line_bytes();
+  uint8_t* line = weight_->line(line_, 0);
+  for (int64_t column = 0; column < n; column += kPanelColumns, line += weight_->panel_bytes()) {
+    const int64_t columns = std::min(kPanelColumns, n - column);
+    alignas(16) int8_t values[kLineValues] = {};
+    if (spec.dtype == DataType::kInt8 && rows == kLineK && columns == kPanelColumns) {
+      const uint8_t* r = stripe + column;
+      for (int64_t c = 0; c < kPanelColumns; ++c) {
+        line[4 * c] = r[c];
+        line[4 * c + 1] = r[row_bytes + c];
+        line[4 * c + 2] = r[2 * row_bytes + c];
+        line[4 * c + 3] = r[3 * row_bytes + c];
+      }
+      continue;
+    }
+    for (int64_t j = 0; j < rows; ++j)
+      for (int64_t c = 0; c < columns; ++c)
+        values[4 * c + j] = ElementAt(spec.dtype, stripe + j * row_bytes, column + c);
+    EncodeLine(spec.dtype, values, line);
   }
-  for (int64_t c = 0; column + c < n; ++c)
-    for (int64_t j = 0; j < rows; ++j) line[4 * c + j] = stripe[j * n + column + c];
 }
 
 // Up to sixteen columns of K values: one panel.
-void N16K4Packer::PackColumnsNK(const int8_t* stripe, int64_t columns) {
-  const int64_t k = weight_->spec().k;
-  int8_t* panel = weight_->panel_data_ + line_ / kPanelColumns * weight_->panel_bytes();
-  const int64_t whole = k / kLineK;
+void CpuPacker::PackColumns(const uint8_t* stripe, int64_t columns) {
+  const WeightSpec& spec = weight_->spec();
+  const int64_t group = weight_->group_k();
+  uint8_t* line = weight_->line(0, line_);
+  for (int64_t k0 = 0; k0 < spec.k; k0 += group)
+    for (int64_t i = 0; i < group; i += kLineK, line += weight_->line_bytes()) {
+      int8_t values[kLineValues] = {};
+      const int64_t count = std::min(kLineK, group - i);
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t j = 0; j < count; ++j)
+          values[4 * c + j] = ElementAt(spec.dtype, stripe + c * spec.line_bytes(), k0 + i + j);
+      EncodeLine(spec.dtype, values, line);
+    }
+}
+
+void CpuPacker::PackColumnsInt8(const uint8_t* stripe, int64_t columns) {
+  const int64_t k = weight_->spec().k, whole = k / kLineK;
+  uint8_t* panel = weight_->line(0, line_);
+  if (columns < kPanelColumns) std::memset(panel, 0, size_t(weight_->panel_bytes()));
   // A few lines at a time, so that the sixteen streams and the lines they fill stay in L1.
   for (int64_t s0 = 0; s0 < whole; s0 += 64) {
     const int64_t s1 = std::min(s0 + 64, whole);
     for (int64_t c = 0; c < columns; ++c)
       for (int64_t s = s0; s < s1; ++s)
-        std::memcpy(panel + s * kLineBytes + 4 * c, stripe + c * k + 4 * s, 4);
+        std::memcpy(panel + s * kLineValues + 4 * c, stripe + c * k + 4 * s, 4);
   }
+  if (k % kLineK == 0) return;
+  uint8_t* last = panel + whole * kLineValues;
+  std::memset(last, 0, kLineValues);
   for (int64_t c = 0; c < columns; ++c)
-    for (int64_t i = 4 * whole; i < k; ++i)
-      panel[whole * kLineBytes + 4 * c + i % 4] = stripe[c * k + i];
+    for (int64_t i = 4 * whole; i < k; ++i) last[4 * c + i % 4] = stripe[c * k + i];
 }
 
-// A row too wide to stage four of: each value goes to its place by itself.
-void N16K4Packer::ScatterKN(std::span<const std::byte> bytes) {
-  const int64_t n = weight_->spec().n;
-  int64_t k = position_ / n, column = position_ % n;
-  const auto* in = reinterpret_cast<const int8_t*>(bytes.data());
+Fault CpuPacker::Scatter(std::span<const std::byte> bytes) {
+  const WeightSpec& spec = weight_->spec();
+  const int64_t per_byte = 8 / BitsOf(spec.dtype), line_bytes = spec.line_bytes();
   for (size_t i = 0; i < bytes.size(); ++i) {
-    int8_t* line = weight_->panel_data_ + column / kPanelColumns * weight_->panel_bytes() +
-                   k / kLineK * kLineBytes;
-    line[column % kPanelColumns * 4 + k % kLineK] = in[i];
-    if (++column == n) {
-      column = 0;
-      ++k;
+    const int64_t position = position_ + int64_t(i), k = position / line_bytes;
+    const auto byte = static_cast<uint8_t>(bytes[i]);
+    if (Fault f = CheckCode(byte, k); !f.ok()) return f;
+    for (int64_t e = 0; e < per_byte; ++e) {
+      const int64_t n = position % line_bytes * per_byte + e;
+      if (n >= spec.n) {
+        if (byte >> (e * BitsOf(spec.dtype)) != 0)
+          return Invalid("PADDING_BITS", "unused bits of the last byte of line " +
+                                             std::to_string(k) + " must be 0");
+        break;
+      }
+      const int64_t v = n % kPanelColumns * kLineK + k % weight_->group_k() % kLineK;
+      SetValue(spec.dtype, weight_->line(k, n), v, ElementAt(spec.dtype, &byte, e));
     }
   }
+  return {};
 }
 
-Fault N16K4Packer::Finish(std::shared_ptr<const PackedWeight>* weight) {
+Fault CpuPacker::Finish(std::shared_ptr<const PackedWeight>* weight) {
   const int64_t wanted = weight_->spec().upload_bytes();
   if (position_ != wanted)
-    return {FaultKind::kInvalidArgument, "UPLOAD_SHORT",
-            "upload stopped after " + std::to_string(position_) + " of " + std::to_string(wanted) +
-                " bytes (data, scales, bias)"};
+    return Invalid("UPLOAD_SHORT", "upload stopped after " + std::to_string(position_) + " of " +
+                                       std::to_string(wanted) + " bytes (data, scales, bias)");
   if (Fault f = FinishScales(); !f.ok()) return f;
   if (Fault f = FinishBias(); !f.ok()) return f;
   SumColumns();
@@ -192,46 +320,59 @@ Fault N16K4Packer::Finish(std::shared_ptr<const PackedWeight>* weight) {
   return {};
 }
 
-Fault N16K4Packer::FinishScales() {
+Fault CpuPacker::FinishScales() {
   const WeightSpec& spec = weight_->spec();
   for (int64_t i = 0; i < spec.scale_count; ++i) {
     const float s = ScaleAt(spec.scale_dtype, tail_.data(), i);
     if (!std::isfinite(s) || !ScaleInRange(s))
-      return {FaultKind::kInvalidArgument, "SCALE_RANGE",
-              "weight scale " + std::to_string(i) + " = " + std::to_string(s) +
-                  " must be finite and 0 or of magnitude 2^-47 to 2^47"};
-    weight_->scales_[i] = s;
+      return Invalid("SCALE_RANGE", "weight scale " + std::to_string(i) + " = " +
+                                        std::to_string(s) +
+                                        " must be finite and 0 or of magnitude 2^-47 to 2^47");
+    const int64_t columns = weight_->panels() * kPanelColumns;
+    weight_->scales_[i / spec.n * columns + i % spec.n] = s;
   }
   // One scale a column, so that the epilogue has one form.
-  if (spec.scale_count <= 1)
+  if (spec.scale_count == 0 || (spec.scale_count == 1 && spec.n > 1))
     std::fill_n(weight_->scales_, spec.n, spec.scale_count == 1 ? weight_->scales_[0] : 1.0f);
   return {};
 }
 
-Fault N16K4Packer::FinishBias() {
+Fault CpuPacker::FinishBias() {
   const WeightSpec& spec = weight_->spec();
   const std::byte* data = tail_.data() + spec.scale_bytes();
   for (int64_t i = 0; i < spec.bias_count; ++i) {
     float b;
     std::memcpy(&b, data + 4 * i, 4);
     if (!(std::fabs(b) <= 0x1p120f))
-      return {FaultKind::kInvalidArgument, "BIAS_RANGE",
-              "bias " + std::to_string(i) + " = " + std::to_string(b) +
-                  " must be finite and at most 2^120 in magnitude"};
+      return Invalid("BIAS_RANGE", "bias " + std::to_string(i) + " = " + std::to_string(b) +
+                                       " must be finite and at most 2^120 in magnitude");
     weight_->bias_[i] = b;
   }
   return {};
 }
 
-void N16K4Packer::SumColumns() {
+void CpuPacker::SumColumns() {
+  const DataType dtype = weight_->spec().dtype;
+  const int64_t columns = weight_->panels() * kPanelColumns;
   for (int64_t p = 0; p < weight_->panels(); ++p) {
-    const int8_t* line = weight_->panel(p);
-    int32_t sums[kPanelColumns] = {};
-    for (int64_t s = 0; s < weight_->lines(); ++s, line += kLineBytes)
-      for (int c = 0; c < kPanelColumns; ++c)
-        sums[c] += line[4 * c] + line[4 * c + 1] + line[4 * c + 2] + line[4 * c + 3];
-    std::copy_n(sums, kPanelColumns, weight_->sums_ + p * kPanelColumns);
+    const uint8_t* line = weight_->panel(p);
+    for (int64_t g = 0; g < weight_->groups(); ++g) {
+      // Four values of a column are one 32-bit lane: shifts take them apart, so the loop
+      // vectorises.
+      int32_t sums[kPanelColumns] = {};
+      for (int64_t s = 0; s < weight_->group_lines(); ++s, line += weight_->line_bytes()) {
+        int32_t lanes[kPanelColumns];
+        DecodeLine(dtype, line, reinterpret_cast<int8_t*>(lanes));
+        for (int c = 0; c < kPanelColumns; ++c)
+          sums[c] += (lanes[c] << 24 >> 24) + (lanes[c] << 16 >> 24) + (lanes[c] << 8 >> 24) +
+                     (lanes[c] >> 24);
+      }
+      std::copy_n(sums, kPanelColumns, weight_->sums_ + g * columns + p * kPanelColumns);
+    }
   }
+  if (weight_->groups() == 1) return;
+  for (int64_t g = 0; g < weight_->groups(); ++g)
+    for (int64_t n = 0; n < columns; ++n) weight_->total_sums_[n] += weight_->group_sums(g)[n];
 }
 
 }  // namespace qmatmul::cpu

@@ -35,13 +35,14 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
     else if (state.disabled) state.reason = "disabled by configuration (QMATMUL_DISABLE_KERNELS)";
     states.push_back(std::move(state));
   }
-  const bool any =
-      std::any_of(states.begin(), states.end(), [](const KernelState& s) { return s.usable(); });
-  for (auto it = states.rbegin(); !any && it != states.rend(); ++it) {
-    if (!it->supported) continue;
+  for (auto it = states.rbegin(); it != states.rend(); ++it) {
+    const MicroKernel& kernel = *it->kernel;
+    const bool left = std::any_of(states.begin(), states.end(), [&kernel](const KernelState& s) {
+      return s.usable() && s.kernel->fits(kernel.weight, kernel.arithmetic);
+    });
+    if (left || !it->supported) continue;
     it->disabled = false;
-    it->reason = "kept although disabled: no other kernel is left";
-    break;
+    it->reason = "kept although disabled: no other kernel of its kind is left";
   }
   return states;
 }
@@ -55,13 +56,13 @@ bool BetterFor(int64_t rows, const KernelState& a, const KernelState& b) {
   return key(a) > key(b);
 }
 
-const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows,
-                                std::string_view layout) {
+const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows, DataType weight,
+                                Arithmetic arithmetic) {
   const KernelState* best = nullptr;
-  for (const KernelState& state : states)
-    if (state.usable() && layout == state.kernel->layout &&
-        (best == nullptr || BetterFor(rows, state, *best)))
-      best = &state;
+  for (const KernelState& state : states) {
+    if (!state.usable() || !state.kernel->fits(weight, arithmetic)) continue;
+    if (best == nullptr || BetterFor(rows, state, *best)) best = &state;
+  }
   return best;
 }
 

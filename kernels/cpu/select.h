@@ -21,8 +21,9 @@ struct KernelState {
 };
 
 // The table as this CPU and configuration see it. `disabled` is a comma-separated list of names or
-// of prefixes that end at a dot ("cpu.avx2" disables every avx2 row). The last usable row is never
-// disabled.
+// of prefixes that end before a dot ("cpu.avx2" disables every avx2 kernel). Of each weight type
+// and arithmetic one kernel always stays, the last of the table, so that configuration can slow a
+// server down but not break it.
 std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
                                       const CpuFeatures& features, std::string_view disabled);
 
@@ -30,9 +31,9 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
 // row; then the higher rank, the larger tile, and the name.
 bool BetterFor(int64_t rows, const KernelState& a, const KernelState& b);
 
-// The best for `rows`; never null when any row is usable.
-const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows,
-                                std::string_view layout);
+// The best for `rows` of that weight type and arithmetic; null when the table has none.
+const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows, DataType weight,
+                                Arithmetic arithmetic);
 
 // The row of that name, or a fault: KERNEL_UNKNOWN, KERNEL_UNSUPPORTED.
 Fault FindKernel(std::span<const KernelState> states, std::string_view name,

@@ -10,15 +10,16 @@
 namespace qmatmul::cpu {
 namespace {
 
-// A panel's k-block and a strip's stay in a 32 KiB L1 beside each other.
-constexpr int64_t kBlockLines = 128;
+// Values of K whose panel lines and strip stay in a 32 KiB L1 beside each other; also the block
+// that numerics §5 sums W8A32 in.
+constexpr int64_t kBlockK = 512;
 // With one strip nothing is reused but the second pass over half panels.
-constexpr int64_t kBlockLinesOneStrip = 256;
+constexpr int64_t kBlockKOneStrip = 1024;
 // One k-block of packed rows: less than half of a 512 KiB L2.
 constexpr int64_t kBlockBytes = int64_t{192} << 10;
 // All of a block's packed rows, so that K = 131,071 does not need a huge buffer.
 constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
-// int32 sums of one column group.
+// Sums of one column group.
 constexpr int64_t kSumsBytes = int64_t{128} << 10;
 // Weight bytes to touch ahead when they stream from memory once.
 constexpr int64_t kPrefetchBytes = 4096;
@@ -31,8 +32,8 @@ int64_t NowNs() {
 
 struct MemberScratch {
   ActivationPacker::Scratch pack;
-  Arena sums;
-  Arena floats;
+  Arena sums;  // int32 or float, of one column group
+  Arena y;     // float results: of the group where scale groups are added up, else of a row
 };
 
 // Counts what one member saw of one output until the segment changes, then adds it once.
@@ -77,20 +78,18 @@ class OutcomeTally {
 // One call of RunTileLoop, shared by its members.
 class Loop {
  public:
-  Loop(const MicroKernel& kernel, std::span<RowSegment> segments,
-       std::span<const CpuPackedWeight* const> weights,
+  Loop(const Lot& lot, std::span<RowSegment> segments,
        std::span<const std::span<const uint32_t>> checks, int members)
-      : kernel_(kernel),
-        weights_(weights),
+      : kernel_(*lot.kernel),
+        lot_(lot),
         checks_(checks),
         members_(members),
-        packer_(kernel, segments, weights[0]->spec().k),
+        packer_(kernel_, segments, lot.weights[0]->spec().k, lot.group_k),
         barrier_(members) {
-    const int64_t line_bytes = 4 * ElementBytes(kernel.operand);
-    const int64_t lines = std::min(packer_.lines(), kBlockLines);
-    int64_t rows_max =
-        std::min(kBlockBytes / (lines * line_bytes), kPackedBytesMax / packer_.row_bytes());
-    rows_max = std::max<int64_t>(rows_max / kernel.mr, 1) * kernel.mr;
+    const int64_t block_k = std::min(packer_.group_elements(), kBlockK);
+    const int64_t block_bytes = block_k * ElementBytes(kernel_.operand);
+    int64_t rows_max = std::min(kBlockBytes / block_bytes, kPackedBytesMax / packer_.row_bytes());
+    rows_max = std::max<int64_t>(std::min<int64_t>(rows_max, 512) / kernel_.mr, 1) * kernel_.mr;
     blocks_ = (packer_.rows() + rows_max - 1) / rows_max;
     block_rows_max_ = blocks_ == 0 ? 0 : (packer_.rows() + blocks_ - 1) / blocks_;
   }
@@ -102,143 +101,201 @@ class Loop {
     static thread_local MemberScratch scratch;
     if (member == 0) Prepare();
     for (int64_t block = 0; block < blocks_; ++block) {
-      const int64_t begin = packer_.rows() * block / blocks_,
-                    end = packer_.rows() * (block + 1) / blocks_;
+      const int64_t begin = packer_.rows() * block / blocks_;
+      const int64_t end = packer_.rows() * (block + 1) / blocks_;
       const int64_t pack_start = member == 0 ? NowNs() : 0;
       if (member == 0) strips_ = CutStrips(end - begin, kernel_.mr);
       Meet();
-      for (size_t s = size_t(member); s < strips_.size(); s += size_t(members_))
-        packer_.PackStrip(begin, strips_[s], StripData(strips_[s], 0), packed_rows_.data(),
-                          &scratch.pack);
+      for (auto s = size_t(member); s < strips_.size(); s += size_t(members_))
+        packer_.PackStrip(begin, strips_[s], StripData(strips_[s], 0, 0), packed_rows_.data(),
+                          row_sums_.empty() ? nullptr : row_sums_.data(), &scratch.pack);
       Meet();
       if (member == 0) pack_ns_ += NowNs() - pack_start;
-      for (size_t w = 0; w < weights_.size(); ++w) Multiply(w, member, &scratch);
+      for (size_t w = 0; w < lot_.weights.size(); ++w) Multiply(w, member, &scratch);
       Meet();  // the next block overwrites this one
     }
   }
 
  private:
+  // The panels that one column group of one member covers, and where their sums go.
+  struct Columns {
+    const CpuPackedWeight* weight;
+    int64_t begin, end;
+    int64_t ldc;
+    std::byte* sums;
+  };
+
+  bool group_wise() const { return packer_.groups() > 1; }
+  bool is_float() const { return kernel_.operand == Operand::kF32; }
+  int64_t block_rows() const { return strips_.back().row_begin + strips_.back().rows; }
+
   void Prepare() {
     static thread_local Arena arena;
     packed_ =
         static_cast<std::byte*>(arena.Reserve(size_t(block_rows_max_ * packer_.row_bytes()) + 64));
     packed_rows_.resize(size_t(block_rows_max_));
+    if (OffsetOf(kernel_.weight) != 0 && !is_float())
+      row_sums_.resize(size_t(block_rows_max_ * packer_.groups()));
   }
 
   void Meet() {
     if (members_ > 1) barrier_.Wait();
   }
 
-  // The strip's elements from line `line` on.
-  std::byte* StripData(const Strip& strip, int64_t line) const {
+  // The strip's elements from value k of a group on.
+  std::byte* StripData(const Strip& strip, int64_t group, int64_t k) const {
+    const int64_t element = group * packer_.group_elements() + k;
     return packed_ + strip.row_begin * packer_.row_bytes() +
-           line * strip.rows * 4 * ElementBytes(kernel_.operand);
+           element * strip.rows * ElementBytes(kernel_.operand);
   }
 
   void Multiply(size_t w, int member, MemberScratch* scratch) {
-    const CpuPackedWeight& weight = *weights_[w];
+    const CpuPackedWeight& weight = *lot_.weights[w];
     const int64_t unit = kernel_.nr / kPanelColumns;
     const int64_t units = (weight.panels() + unit - 1) / unit;
     const int64_t begin = units * member / members_ * unit;
     const int64_t end = std::min(units * (member + 1) / members_ * unit, weight.panels());
-    const int64_t rows = strips_.back().row_begin + strips_.back().rows;
-    const int64_t row_bytes = rows * kPanelColumns * 4;
-    const int64_t group = std::clamp<int64_t>(kSumsBytes / row_bytes, 2, 32) / unit * unit;
-    auto* sums = static_cast<int32_t*>(scratch->sums.Reserve(size_t(group * row_bytes)));
-    for (int64_t p = begin; p < end; p += group) {
-      const int64_t p_end = std::min(p + group, end);
-      const int64_t ldc = (p_end - p) * kPanelColumns;
-      if (strips_.size() == 1) SumOneStrip(weight, p, p_end, sums, ldc);
-      else SumStrips(weight, p, p_end, sums, ldc);
-      FinishRows(w, p, p_end, sums, ldc, scratch);
+    const int64_t panel_sums = block_rows() * kPanelColumns * 4;
+    const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, 32) / unit * unit;
+    auto* sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
+    const int64_t y_bytes = group_wise() ? width * panel_sums : width * kPanelColumns * 4;
+    auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
+    for (int64_t p = begin; p < end; p += width) {
+      const int64_t p_end = std::min(p + width, end);
+      const Columns columns = {&weight, p, p_end, (p_end - p) * kPanelColumns, sums};
+      if (group_wise()) {
+        for (int64_t g = 0; g < packer_.groups(); ++g) {
+          SumGroup(columns, g);
+          AddGroup(w, columns, g, y);
+        }
+      } else {
+        SumGroup(columns, 0);
+      }
+      FinishRows(w, columns, y);
     }
   }
 
-  // Few rows: the weight passes once, in the order it lies in memory.
-  void SumOneStrip(const CpuPackedWeight& weight, int64_t p_begin, int64_t p_end, int32_t* sums,
-                   int64_t ldc) {
-    const int64_t unit = kernel_.nr / kPanelColumns;
-    const int64_t block = kernel_.mr == 1 ? weight.lines() : kBlockLinesOneStrip;
-    for (int64_t p = p_begin; p < p_end; p += unit)
-      for (int64_t line = 0; line < weight.lines(); line += block) {
-        TileArgs t = Tile(weight, strips_[0], p, p_end, p_begin, line, block, sums, ldc);
-        t.prefetch = t.panel + kPrefetchBytes;
+  // The sums of one scale group (of all K, where there is only one).
+  void SumGroup(const Columns& x, int64_t group) {
+    const int64_t unit = kernel_.nr / kPanelColumns, group_k = packer_.group_elements();
+    if (strips_.size() > 1) {
+      // Every k-block of a panel meets all strips while it is in L1.
+      for (int64_t k = 0; k < group_k; k += BlockK())
+        for (int64_t p = x.begin; p < x.end; p += unit)
+          for (size_t s = 0; s < strips_.size(); ++s) {
+            TileArgs t = Tile(x, strips_[s], p, group, k);
+            // The first strip touches what comes next; the others find it in L1.
+            if (s == 0) t.prefetch += unit * x.weight->panel_bytes();
+            kernel_.run(t);
+          }
+      return;
+    }
+    // Few rows: the weight passes once, in the order it lies in memory.
+    for (int64_t p = x.begin; p < x.end; p += unit)
+      for (int64_t k = 0; k < group_k; k += BlockK()) {
+        TileArgs t = Tile(x, strips_[0], p, group, k);
+        t.prefetch += kPrefetchBytes;
         kernel_.run(t);
       }
   }
 
-  // Many rows: every k-block of a panel meets all strips while it is in L1.
-  void SumStrips(const CpuPackedWeight& weight, int64_t p_begin, int64_t p_end, int32_t* sums,
-                 int64_t ldc) {
-    const int64_t unit = kernel_.nr / kPanelColumns;
-    for (int64_t line = 0; line < weight.lines(); line += kBlockLines)
-      for (int64_t p = p_begin; p < p_end; p += unit)
-        for (size_t s = 0; s < strips_.size(); ++s) {
-          TileArgs t = Tile(weight, strips_[s], p, p_end, p_begin, line, kBlockLines, sums, ldc);
-          // The first strip touches what comes next; the others find it in L1.
-          t.prefetch = s == 0 ? t.panel + unit * weight.panel_bytes() : t.panel;
-          kernel_.run(t);
-        }
+  int64_t BlockK() const {
+    if (group_wise()) return packer_.group_elements();  // the block that numerics §5 names, too
+    if (is_float() || strips_.size() > 1) return kBlockK;
+    return kernel_.mr == 1 ? packer_.group_elements() : kBlockKOneStrip;
   }
 
-  TileArgs Tile(const CpuPackedWeight& weight, const Strip& strip, int64_t p, int64_t p_end,
-                int64_t p_origin, int64_t line, int64_t block, int32_t* sums, int64_t ldc) const {
+  TileArgs Tile(const Columns& x, const Strip& strip, int64_t p, int64_t group, int64_t k) const {
+    const CpuPackedWeight& weight = *x.weight;
+    const int64_t line = k / kLineK;
     TileArgs t;
-    t.strip = StripData(strip, line);
-    t.panel = weight.panel(p) + line * kLineBytes;
+    t.strip = StripData(strip, group, k);
+    t.panel = weight.panel(p) + (group * weight.group_lines() + line) * weight.line_bytes();
     t.panel_stride = weight.panel_bytes();
-    t.k_steps = std::min(block, weight.lines() - line);
-    t.c = sums + strip.row_begin * ldc + (p - p_origin) * kPanelColumns;
-    t.ldc = ldc;
+    t.lines = std::min(BlockK() / kLineK, weight.group_lines() - line);
+    t.c = x.sums + (strip.row_begin * x.ldc + (p - x.begin) * kPanelColumns) * 4;
+    t.ldc = x.ldc;
     t.rows = strip.rows;
-    t.panels = static_cast<int>(std::min<int64_t>(kernel_.nr / kPanelColumns, p_end - p));
-    t.accumulate = line > 0;
+    t.panels = static_cast<int>(std::min<int64_t>(kernel_.nr / kPanelColumns, x.end - p));
+    t.accumulate = k > 0;
     t.prefetch = t.panel;
     return t;
   }
 
-  void FinishRows(size_t w, int64_t p_begin, int64_t p_end, int32_t* sums, int64_t ldc,
-                  MemberScratch* scratch) {
-    const CpuPackedWeight& weight = *weights_[w];
-    const int64_t column = p_begin * kPanelColumns;
-    const int64_t columns = std::min(p_end * kPanelColumns, weight.spec().n) - column;
-    auto* floats = static_cast<float*>(scratch->floats.Reserve(size_t(columns) * 4));
-    const int64_t rows = strips_.back().row_begin + strips_.back().rows;
-    OutcomeTally tally(&outcomes_, w);
-    for (int64_t r = 0; r < rows; ++r) {
-      const PackedRow& packed = packed_rows_[size_t(r)];
-      SegmentOutput& output = packed.segment->outputs[w];
-      const Epilogue& e = output.epilogue;
-      EpilogueRow row{};
-      row.acc = sums + r * ldc;
-      row.column_sums = weight.padded_sums() + column;
-      row.correction = packed.correction;
-      row.weight_scales = weight.scales() + column;
-      row.activation_scale = packed.scale;
-      row.bias = weight.bias() != nullptr && !e.skip_bias ? weight.bias() + column : nullptr;
-      row.epilogue = &e;
-      row.inverse_scale = 1.0f / e.scale;
-      row.out =
-          output.view.data + packed.row * output.view.row_bytes + column * (BitsOf(e.dtype) / 8);
-      row.n = columns;
-      row.scratch = floats;
-      kernel_.ops->correct(&row);
-      if (!output.row_checks.empty()) AddCheck(w, column, packed, &output, row);
-      kernel_.ops->finish(&row);
-      if (row.overflow_count > 0)
-        tally.Add(packed.segment, packed.row, column + row.first_overflow, row.overflow_count);
-    }
+  // One row's part of the epilogue, over the columns of x that exist.
+  EpilogueRow Row(size_t w, const Columns& x, int64_t r, int64_t group, float* y) const {
+    const PackedRow& packed = packed_rows_[size_t(r)];
+    const SegmentOutput& output = packed.segment->outputs[lot_.indices[w]];
+    const CpuPackedWeight& weight = *x.weight;
+    const int64_t column = x.begin * kPanelColumns;
+    EpilogueRow row{};
+    row.acc = reinterpret_cast<int32_t*>(x.sums) + r * x.ldc;
+    row.column_sums = weight.group_sums(group) + column;
+    row.correction = packed.correction;
+    if (!row_sums_.empty())
+      row.offset = OffsetOf(kernel_.weight) * row_sums_[size_t(r * packer_.groups() + group)];
+    row.weight_scales = weight.scales(group) + column;
+    row.activation_scale = packed.scale;
+    row.bias =
+        weight.bias() != nullptr && !output.epilogue.skip_bias ? weight.bias() + column : nullptr;
+    row.epilogue = &output.epilogue;
+    row.inverse_scale = 1.0f / output.epilogue.scale;
+    row.out = output.view.data + packed.row * output.view.row_bytes +
+              column * (BitsOf(output.epilogue.dtype) / 8);
+    row.n = std::min(x.end * kPanelColumns, weight.spec().n) - column;
+    row.y = y;
+    return row;
   }
 
-  void AddCheck(size_t w, int64_t column, const PackedRow& packed, SegmentOutput* output,
-                const EpilogueRow& row) {
-    const uint64_t sum = kernel_.ops->check(row.acc, checks_[w].data() + column, row.n);
-    std::atomic_ref(output->row_checks[size_t(packed.row)])
+  // Sums to y, with `add` onto the y of the groups before.
+  void ScaleRow(size_t w, const Columns& x, int64_t r, EpilogueRow* row, bool add) {
+    if (is_float()) {
+      kernel_.ops->scale_float(reinterpret_cast<const float*>(x.sums) + r * x.ldc, row, add);
+      return;
+    }
+    CorrectRow(w, x, r, row);
+    kernel_.ops->scale(row, add);
+  }
+
+  void CorrectRow(size_t w, const Columns& x, int64_t r, EpilogueRow* row) {
+    kernel_.ops->correct(row);
+    const PackedRow& packed = packed_rows_[size_t(r)];
+    const size_t index = lot_.indices[w];
+    SegmentOutput& output = packed.segment->outputs[index];
+    if (output.row_checks.empty()) return;
+    const uint64_t sum =
+        kernel_.ops->check(row->acc, checks_[index].data() + x.begin * kPanelColumns, row->n);
+    std::atomic_ref(output.row_checks[size_t(packed.row)])
         .fetch_add(sum, std::memory_order_relaxed);
   }
 
+  void AddGroup(size_t w, const Columns& x, int64_t group, float* y) {
+    for (int64_t r = 0; r < block_rows(); ++r) {
+      EpilogueRow row = Row(w, x, r, group, y + r * x.ldc);
+      ScaleRow(w, x, r, &row, group > 0);
+    }
+  }
+
+  void FinishRows(size_t w, const Columns& x, float* y) {
+    OutcomeTally tally(&outcomes_, lot_.indices[w]);
+    for (int64_t r = 0; r < block_rows(); ++r) {
+      EpilogueRow row = Row(w, x, r, 0, group_wise() ? y + r * x.ldc : y);
+      if (row.epilogue->raw()) {
+        CorrectRow(w, x, r, &row);
+        kernel_.ops->finish_raw(&row);
+      } else {
+        if (!group_wise()) ScaleRow(w, x, r, &row, false);
+        kernel_.ops->finish(&row);
+      }
+      if (row.overflow_count == 0) continue;
+      const PackedRow& packed = packed_rows_[size_t(r)];
+      tally.Add(packed.segment, packed.row, x.begin * kPanelColumns + row.first_overflow,
+                row.overflow_count);
+    }
+  }
+
   const MicroKernel& kernel_;
-  std::span<const CpuPackedWeight* const> weights_;
+  const Lot& lot_;
   std::span<const std::span<const uint32_t>> checks_;
   const int members_;
   ActivationPacker packer_;
@@ -248,6 +305,7 @@ class Loop {
   int64_t block_rows_max_ = 0;
   std::byte* packed_ = nullptr;
   std::vector<PackedRow> packed_rows_;
+  std::vector<int32_t> row_sums_;  // [rows][groups], for weights with an offset
   std::vector<Strip> strips_;
   int64_t pack_ns_ = 0;
 };
@@ -259,14 +317,12 @@ int MembersFor(int64_t rows, int64_t k, int64_t columns, int available) {
   return static_cast<int>(std::clamp<int64_t>(macs / kMacsPerMember, 1, available));
 }
 
-void RunTileLoop(const MicroKernel& kernel, std::span<RowSegment> segments,
-                 std::span<const CpuPackedWeight* const> weights,
+void RunTileLoop(const Lot& lot, std::span<RowSegment> segments,
                  std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
-                 int members, TileLoopReport* report) {
-  Loop loop(kernel, segments, weights, check_vectors, members);
+                 int members, int64_t* pack_ns) {
+  Loop loop(lot, segments, check_vectors, members);
   if (loop.rows() > 0) team->Run(members, [&loop](int member) { loop.Run(member); });
-  report->rows = loop.rows();
-  report->pack_ns = loop.pack_ns();
+  *pack_ns += loop.pack_ns();
 }
 
 }  // namespace qmatmul::cpu

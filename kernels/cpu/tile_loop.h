@@ -3,10 +3,12 @@
 //
 // Blocking, outermost first
 //   rows     a block of packed activations; one k-block of it stays within half the L2 cache
-//   weights  every weight of the step reads the same packed block
+//   weights  every weight of the lot reads the same packed block
 //   panels   split among the members of the team; each streams its own part of the weight
-//   columns  a group whose int32 sums, rows x columns, stay in L2 until the epilogue takes them
-//   k        blocks of a panel that stay in L1 while all strips of the block pass over them
+//   columns  a group whose sums, rows x columns, stay in L2 until the epilogue takes them
+//   k        blocks of a panel that stay in L1 while all strips of the block pass over them: one
+//   scale
+//            group where the weight has several, 512 values for W8A32 (numerics §5)
 #pragma once
 
 #include <cstdint>
@@ -20,20 +22,21 @@
 
 namespace qmatmul::cpu {
 
-struct TileLoopReport {
-  int64_t rows = 0;
-  int64_t padded_rows = 0;
-  int64_t pack_ns = 0;
+// Weights of a Work that share one kernel and one way of packing the activations.
+struct Lot {
+  const MicroKernel* kernel = nullptr;
+  int64_t group_k = 0;
+  std::vector<size_t> indices;  // within the step
+  std::vector<const CpuPackedWeight*> weights;
 };
 
 // Members of the team that `rows` x k x columns is worth, at most `available`.
 int MembersFor(int64_t rows, int64_t k, int64_t columns, int available);
 
-// Computes every segment against every weight. All weights share K and the kernel's layout; types,
-// counts and ranges have been checked by whoever made the Work.
-void RunTileLoop(const MicroKernel& kernel, std::span<RowSegment> segments,
-                 std::span<const CpuPackedWeight* const> weights,
+// Computes every segment against every weight of the lot. Types, counts and ranges have been
+// checked by whoever made the Work. Adds the time spent packing to *pack_ns.
+void RunTileLoop(const Lot& lot, std::span<RowSegment> segments,
                  std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
-                 int members, TileLoopReport* report);
+                 int members, int64_t* pack_ns);
 
 }  // namespace qmatmul::cpu

@@ -1,0 +1,10 @@
+// The `qmatmul` program.
+#include <string_view>
+#include <vector>
+
+#include "client/cli/commands.h"
+
+int main(int argc, char** argv) {
+  const std::vector<std::string_view> words(argv + 1, argv + argc);
+  return qmatmul::cli::RunCommandLine(words);
+}

@@ -1,0 +1,69 @@
+// The option tables of the subcommands, in one place so that one spelling means one thing
+// everywhere.
+#pragma once
+
+#include "client/cli/arguments.h"
+
+namespace qmatmul::cli {
+
+inline constexpr OptionSpec kRegisterOptions[] = {
+    {"--layout", "KN|NK",
+     "required: KN when the file is [K, N] (x @ w), NK when it is [N, K] "
+     "(torch.nn.Linear.weight)"},
+    {"--scales", "FILE.npy",
+     "weight scales: one, or one per column; float32, float16, or uint16 with "
+     "--bf16-scales"},
+    {"--bf16-scales", "", "the uint16 values of --scales are the bits of bfloat16"},
+    {"--bias", "FILE.npy", "float32, one per column"},
+    {"--replace", "", "the name may move to this content, whatever it holds now"},
+    {"--replace-digest", "HEX", "the name may move if it holds exactly this digest now"},
+};
+
+inline constexpr OptionSpec kMatMulOptions[] = {
+    {"--out", "TYPE", "required: INT32, INT16, INT8, F32, F16 or BF16"},
+    {"--output", "Y.npy",
+     "-o: where the result goes (BF16 as uint16); without it a preview is printed"},
+    {"--arithmetic", "W8A8|W8A32", "for float activations; --dynamic and --scales imply W8A8"},
+    {"--dynamic", "", "float activations: the server quantizes each row by its own max|a| / 127"},
+    {"--scales", "VALUE|FILE.npy", "activation scales: one, or one per row"},
+    {"--zero-points", "VALUE|FILE.npy", "activation zero points: one, or one per row (int32)"},
+    {"--bf16", "", "the uint16 values of X.npy are the bits of bfloat16"},
+    {"--overflow", "RULE", "integer outputs: SATURATE (default), WRAP or ERROR"},
+    {"--out-scale", "VALUE", "INT8, INT16: q = round(y / scale) + zero point"},
+    {"--out-zero-point", "VALUE", "with --out-scale"},
+    {"--relu", "", "y > 0 ? y : 0 before the conversion to the output type"},
+    {"--skip-bias", "", "leave the weight's bias out"},
+    {"--top-k", "K", "only the K greatest of each row, greatest first"},
+    {"--indices", "FILE.npy", "with --top-k: where the columns go (int32); once per weight"},
+    {"--activation-scales", "FILE.npy",
+     "where the scales of a raw-sum reply to float activations go"},
+    {"--device", "ID", "cpu, cuda:0, ...; default: the server chooses"},
+    {"--kernel", "NAME", "a full kernel name; default: the server chooses"},
+    {"--verify", "", "have the server check this answer before it sends it"},
+};
+
+inline constexpr OptionSpec kExplainOptions[] = {
+    {"--rows", "M", "rows of the request (default: 1)"},
+    {"--activations", "TYPE", "INT8 (default), UINT8, F32, F16 or BF16"},
+    {"--out", "TYPE", "INT32 (default), INT16, INT8, F32, F16 or BF16"},
+    {"--arithmetic", "W8A8|W8A32", "needed for float activations"},
+    {"--device", "ID", "as in matmul"},
+    {"--kernel", "NAME", "as in matmul"},
+};
+
+inline constexpr OptionSpec kBenchOptions[] = {
+    {"--in-process", "", "measure the kernels of this program; no server is needed"},
+    {"--rows", "M,M,...", "default: 1,2,3,7,8,63,64,65,84,88"},
+    {"--k", "K", "default: 4096"},
+    {"--n", "N", "default: 4096"},
+    {"--threads", "T,T,...", "in process: team sizes (default: 1 and the whole team)"},
+    {"--kernel", "NAME", "a kernel name or a part of it that only one has; default: by rows"},
+    {"--ab", "K1,K2", "two kernels, alternating in one run: both GOPS and the ratio K1 / K2"},
+    {"--seconds", "S", "how long each figure is measured (default: 0.3)"},
+};
+
+inline constexpr OptionSpec kHealthOptions[] = {
+    {"--wait", "SECONDS", "keep asking until the server is serving, at most this long"},
+};
+
+}  // namespace qmatmul::cli

@@ -1,0 +1,234 @@
+// The SDK, the `qmatmul` program and the README's example against the real server: every number is
+// compared with a product computed here.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "client/cli/npy.h"
+#include "client/client.h"
+#include "tests/client/program.h"
+
+namespace qmatmul::client {
+namespace {
+
+using nlohmann::json;
+using ::qmatmul::testing::ProgramResult;
+using ::qmatmul::testing::RunProgram;
+using ::qmatmul::testing::ServerProcess;
+
+constexpr int64_t kK = 70, kN = 45;
+
+std::vector<int8_t> Random(int64_t count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::vector<int8_t> values(static_cast<size_t>(count));
+  for (int8_t& value : values) value = static_cast<int8_t>(generator());
+  return values;
+}
+
+// x [rows, kK] times w [kK, kN].
+std::vector<int32_t> Product32(const std::vector<int8_t>& x, const std::vector<int8_t>& w) {
+  std::vector<int32_t> y;
+  for (size_t m = 0; m < x.size() / kK; ++m) {
+    for (size_t n = 0; n < kN; ++n) {
+      int32_t sum = 0;
+      for (size_t k = 0; k < kK; ++k) sum += x[m * kK + k] * w[k * kN + n];
+      y.push_back(sum);
+    }
+  }
+  return y;
+}
+
+template <class T>
+std::vector<T> VectorOf(std::span<const T> values) {
+  return {values.begin(), values.end()};
+}
+
+class Live : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { server_ = new ServerProcess(QMATMUL_SERVER_PROGRAM); }
+  static void TearDownTestSuite() {
+    EXPECT_EQ(server_->Stop(), 0) << "SIGTERM drains and exits 0";
+    delete server_;
+  }
+  void SetUp() override { ASSERT_FALSE(server_->address().empty()) << "the server did not start"; }
+
+  Client client_{{.server = server_->address()}};
+
+  Result<Registration> Register(const std::string& id, const std::vector<int8_t>& w,
+                                bool replace = false) {
+    WeightUpload weight = {.id = id, .dtype = DataType::kInt8, .layout = Layout::kKN};
+    weight.k = kK;
+    weight.n = kN;
+    weight.data = std::as_bytes(std::span(w));
+    weight.replace = replace;
+    return client_.RegisterWeight(weight);
+  }
+  static Activations Rows(const std::vector<int8_t>& x) {
+    return {.dtype = DataType::kInt8,
+            .rows = static_cast<int64_t>(x.size()) / kK,
+            .k = kK,
+            .data = std::as_bytes(std::span(x))};
+  }
+  ProgramResult Run(std::vector<std::string> words) {
+    words.insert(words.begin(), QMATMUL_PROGRAM);
+    return RunProgram(words, {"QMATMUL_SERVER=" + server_->address()});
+  }
+
+  static ServerProcess* server_;
+};
+ServerProcess* Live::server_ = nullptr;
+
+TEST_F(Live, SumsAreExactForOneAndManyRows) {
+  const auto w = Random(kK * kN, 1);
+  ASSERT_TRUE(Register("sums", w).ok());
+  for (const int64_t rows : {0, 1, 2, 7, 64, 85}) {
+    const auto x = Random(rows * kK, static_cast<unsigned>(rows) + 2);
+    const auto y = client_.MatMul("sums", Rows(x), {.dtype = DataType::kInt32});
+    ASSERT_TRUE(y.ok()) << y.status().ToString();
+    EXPECT_EQ(y->shape, (std::vector<int64_t>{rows, kN}));
+    EXPECT_EQ(VectorOf(y->As<int32_t>()), Product32(x, w)) << rows << " rows";
+    EXPECT_EQ(y->execution.weight, "sums");
+  }
+}
+
+TEST_F(Live, SeveralWeightsShareOneActivationAndCallersBuffers) {
+  const auto w1 = Random(kK * kN, 3), w2 = Random(kK * kN, 4), x = Random(3 * kK, 5);
+  ASSERT_TRUE(Register("first-of-two", w1).ok());
+  ASSERT_TRUE(Register("second-of-two", w2).ok());
+  std::vector<int32_t> y2(3 * kN);
+  const Product products[] = {{.weight = "first-of-two", .output = {.dtype = DataType::kInt32}},
+                              {.weight = "second-of-two",
+                               .output = {.dtype = DataType::kInt32},
+                               .into = std::as_writable_bytes(std::span(y2))}};
+  const auto y = client_.MatMul(products, Rows(x));
+  ASSERT_TRUE(y.ok()) << y.status().ToString();
+  EXPECT_EQ(VectorOf(y->at(0).As<int32_t>()), Product32(x, w1));
+  EXPECT_EQ(y2, Product32(x, w2));
+}
+
+TEST_F(Live, AKnownWeightIsNotUploadedAgainAndANameMovesOnlyWhenTold) {
+  const auto w1 = Random(kK * kN, 6), w2 = Random(kK * kN, 7);
+  const auto first = Register("moves", w1);
+  ASSERT_TRUE(first.ok()) << first.status().ToString();
+  EXPECT_EQ(first->uploaded_bytes, kK * kN);
+  WeightUpload same = {.dtype = DataType::kInt8, .layout = Layout::kKN, .k = kK, .n = kN};
+  same.data = std::as_bytes(std::span(w1));
+  EXPECT_EQ(first->weight.digest, DigestOf(same)) << "both sides hash alike";
+
+  const auto again = Register("moves", w1);
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE(again->already_registered);
+  EXPECT_EQ(again->uploaded_bytes, 0);
+
+  const auto refused = Register("moves", w2);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().code, Code::kAlreadyExists);
+  EXPECT_EQ(refused.status().metadata.at("current_digest"), first->weight.digest);
+  ASSERT_TRUE(Register("moves", w2, /*replace=*/true).ok());
+  const auto x = Random(kK, 8);
+  EXPECT_EQ(VectorOf(client_.MatMul("moves", Rows(x), {.dtype = DataType::kInt32})->As<int32_t>()),
+            Product32(x, w2));
+  const auto freed = client_.DeleteWeight("moves");
+  ASSERT_TRUE(freed.ok());
+  EXPECT_GE(*freed, kK * kN);
+  EXPECT_EQ(client_.GetWeight("moves").status().reason, "WEIGHT_UNKNOWN");
+}
+
+TEST_F(Live, RefusalsArriveWithReasonAndField) {
+  const auto w = Random(kK * kN, 9), x = Random(kK, 10);
+  ASSERT_TRUE(Register("refuses", w).ok());
+  Activations wrong = Rows(x);
+  wrong.rows = 2;
+  auto y = client_.MatMul("refuses", wrong, {.dtype = DataType::kInt32});
+  EXPECT_EQ(y.status().code, Code::kInvalidArgument);
+  EXPECT_EQ(y.status().reason, "BYTES_MISMATCH");
+  EXPECT_FALSE(y.status().fields.empty());
+  y = client_.MatMul("refuses", Rows(x), {});
+  EXPECT_EQ(y.status().reason, "DTYPE_MISSING");
+  y = client_.MatMul("nobody", Rows(x), {.dtype = DataType::kInt32});
+  EXPECT_EQ(y.status().code, Code::kNotFound);
+  EXPECT_TRUE(client_.MatMul("refuses", Rows(x), {.dtype = DataType::kInt32}).ok());
+}
+
+TEST_F(Live, TheServerSaysWhatItIs) {
+  const auto devices = client_.ListDevices();
+  ASSERT_TRUE(devices.ok());
+  EXPECT_EQ(devices->front().id, "cpu");
+  const auto kernels = client_.ListKernels();
+  ASSERT_TRUE(kernels.ok());
+  EXPECT_TRUE(std::any_of(kernels->begin(), kernels->end(),
+                          [](const KernelInfo& k) { return k.supported; }));
+  EXPECT_EQ(client_.GetStatistics()->version, Version());
+  EXPECT_EQ(*client_.CheckHealth(), Health::kServing);
+  EXPECT_EQ(*client_.CheckHealth("no.such.Service"), Health::kServiceUnknown);
+}
+
+TEST_F(Live, TheProgramFromFileToFile) {
+  const auto folder = std::filesystem::path(::testing::TempDir()) /
+                      ("qmatmul-live-test-" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  const auto path = [&folder](const char* name) { return (folder / name).string(); };
+  const auto w = Random(kK * kN, 11), x = Random(5 * kK, 12);
+  cli::WriteNpy(path("w.npy"), cli::NpyType::kInt8, std::vector<int64_t>{kK, kN},
+                std::as_bytes(std::span(w)));
+  cli::WriteNpy(path("x.npy"), cli::NpyType::kInt8, std::vector<int64_t>{5, kK},
+                std::as_bytes(std::span(x)));
+  ProgramResult r = Run({"register", "file", path("w.npy"), "--layout", "KN"});
+  EXPECT_EQ(r.exit_code, 0) << r.err;
+  r = Run({"matmul", "file", path("x.npy"), "--out", "INT32", "-o", path("y.npy"), "--json"});
+  EXPECT_EQ(r.exit_code, 0) << r.err;
+  const cli::NpyArray y = cli::ReadNpy(path("y.npy"));
+  const auto expected = Product32(x, w);
+  ASSERT_EQ(y.data.size(), expected.size() * 4);
+  EXPECT_EQ(std::memcmp(y.data.data(), expected.data(), y.data.size()), 0);
+  EXPECT_EQ(y.shape, (std::vector<int64_t>{5, kN}));
+  const json output = json::parse(r.out).at("outputs").at(0);
+  EXPECT_EQ(output.at("execution").at("overflow"), "SATURATE");
+
+  EXPECT_EQ(json::parse(Run({"show", "file", "--json"}).out).at("k"), kK);
+  r = Run({"explain", "file", "--rows", "64", "--json"});
+  EXPECT_EQ(json::parse(r.out).at("candidates").at(0).at("chosen"), true) << r.err;
+  EXPECT_EQ(Run({"delete", "file"}).exit_code, 0);
+  EXPECT_EQ(Run({"show", "file"}).exit_code, 6);
+  std::filesystem::remove_all(folder);
+}
+
+TEST_F(Live, DoctorFindsNothingAndLeavesNothing) {
+  const auto before = client_.ListWeights()->size();
+  const ProgramResult r = Run({"doctor", "--json"});
+  EXPECT_EQ(r.exit_code, 0) << r.out;
+  const json report = json::parse(r.out);
+  EXPECT_EQ(report.at("failed"), 0) << r.out;
+  int products = 0;
+  for (const json& finding : report.at("findings"))
+    products += finding.at("check").get<std::string>().rfind("product", 0) == 0;
+  EXPECT_GE(products, 4) << "the routed product and scalar's, each for two M\n" << r.out;
+  EXPECT_EQ(client_.ListWeights()->size(), before);
+}
+
+TEST_F(Live, BenchMeasuresTheServerAndLeavesNothing) {
+  const auto before = client_.ListWeights()->size();
+  ProgramResult r =
+      Run({"bench", "--k", "64", "--n", "64", "--rows", "1,8", "--seconds", "0.02", "--json"});
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  EXPECT_EQ(json::parse(r.out).at("results").size(), 2u);
+  r = Run({"bench", "--k", "64", "--n", "64", "--rows", "8", "--seconds", "0.02", "--json", "--ab",
+           "scalar,scalar"});
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  EXPECT_GT(json::parse(r.out).at("ab").at(0).at("ratio").get<double>(), 0);
+  EXPECT_EQ(client_.ListWeights()->size(), before);
+}
+
+// The lines of client/README.md: x = (127, 0, -127) * 0.01; y = 0.01 * 127 * (-4 * 0.5, 4 * 0.25).
+TEST_F(Live, TheReadmesExampleRuns) {
+  const ProgramResult r = RunProgram({QMATMUL_FIRST_CALL, server_->address()});
+  EXPECT_EQ(r.exit_code, 0) << r.err;
+  EXPECT_EQ(r.out.rfind("y = -2.54 1.27 by cpu.", 0), 0u) << r.out;
+}
+
+}  // namespace
+}  // namespace qmatmul::client
