@@ -49,7 +49,7 @@ TEST(Churn, EveryReplyIsExactOrNotFound) {
   threads.emplace_back([&] {
     while (!stop) {
       if (server.Delete("weights/w").ok()) ++deletions;
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      std::this_thread::sleep_for(std::chrono::milliseconds(8));
     }
   });
   std::vector<std::thread> callers;

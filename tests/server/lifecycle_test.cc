@@ -54,7 +54,8 @@ TEST(Lifecycle, WatchersSeeTheDrainAndDoNotHoldItUp) {
   EXPECT_TRUE(server.server->Shutdown());
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10))
       << "drain_ms_max is 30 s";
-  EXPECT_FALSE(watch->Read(&seen));
+  while (watch->Read(&seen)) EXPECT_EQ(seen.status(), health::HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(watch->Finish().ok()) << "a watch ends only because its server does";
 }
 
 TEST(Lifecycle, CallsInTheGracePeriodAreServed) {
