@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "tests/support/test_server.h"
+#include "tests/server/test_server.h"
 
 namespace qmatmul {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <thread>
 
-#include "tests/support/test_server.h"
+#include "tests/server/test_server.h"
 
 namespace qmatmul {
 namespace {
@@ -16,81 +16,84 @@ constexpr int kContents = 4;
 constexpr int kCallers = 8;
 constexpr int kReplies = 12'000;
 
-TEST(Churn, EveryReplyIsExactOrNotFound) {
-  TestServer server;
-  std::vector<std::string> contents, expected;
-  const std::string a = PatternBytes(kRows * kK, 100);
-  for (uint32_t i = 0; i < kContents; ++i) {
-    contents.push_back(PatternBytes(kK * kN, i));
-    expected.push_back(Int32Product(a, contents.back(), kRows, kK, kN));
-  }
-  std::map<std::string, std::string>
-      expected_by_digest;  // filled before the callers start, then read only
-  for (int i = 0; i < kContents; ++i) {
-    v1::WeightSpec spec = Int8Message("w", kK, kN);
-    spec.set_replace(true);
-    v1::RegisterWeightResponse reply;
-    ASSERT_TRUE(server.Register(spec, contents[static_cast<size_t>(i)], &reply).ok());
-    expected_by_digest[reply.weight().digest()] = expected[static_cast<size_t>(i)];
+// One name, its contents in turn, and what callers got of it.
+class Churn : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (uint32_t i = 0; i < kContents; ++i) {
+      contents_.push_back(PatternBytes(kK * kN, i));
+      v1::RegisterWeightResponse reply;
+      ASSERT_TRUE(Bind(i, &reply));
+      expected_[reply.weight().digest()] = Int32Product(input_, contents_.back(), kRows, kK, kN);
+    }
   }
 
-  std::atomic<int> left{kReplies}, exact{0}, not_found{0}, wrong{0}, failed{0};
-  std::atomic<bool> stop{false};
-  std::atomic<int64_t> registrations{0}, deletions{0};
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 2; ++t)
-    threads.emplace_back([&, t] {
-      for (uint32_t i = static_cast<uint32_t>(t); !stop; ++i) {
-        v1::WeightSpec spec = Int8Message("w", kK, kN);
-        spec.set_replace(true);
-        if (server.Register(spec, contents[i % kContents]).ok()) ++registrations;
-      }
-    });
-  threads.emplace_back([&] {
-    while (!stop) {
-      if (server.Delete("weights/w").ok()) ++deletions;
+  bool Bind(uint32_t content, v1::RegisterWeightResponse* reply = nullptr) {
+    v1::WeightSpec spec = Int8Message("w", kK, kN);
+    spec.set_replace(true);
+    return server_.Register(spec, contents_[content % kContents], reply).ok();
+  }
+  void KeepBinding(uint32_t first) {
+    for (uint32_t i = first; !stop_; ++i)
+      if (Bind(i)) ++registrations_;
+  }
+  void KeepDeleting() {
+    while (!stop_) {
+      if (server_.Delete("weights/w").ok()) ++deletions_;
       std::this_thread::sleep_for(std::chrono::milliseconds(8));
     }
-  });
-  std::vector<std::thread> callers;
-  for (int t = 0; t < kCallers; ++t)
-    callers.emplace_back([&] {
-      const v1::MatMulRequest request = Int8Request("w", kRows, kK, a);
-      while (left.fetch_sub(1) > 0) {
-        v1::MatMulResponse reply;
-        const grpc::Status status = server.MatMul(request, &reply);
-        if (status.error_code() == grpc::StatusCode::NOT_FOUND) {
-          ++not_found;
-        } else if (!status.ok()) {
-          ++failed;
-          ADD_FAILURE() << status.error_code() << " " << status.error_message();
-        } else {
-          // The digest in the reply names the content the numbers must be of: no mix.
-          const auto row = expected_by_digest.find(reply.outputs(0).execution().digest());
-          const bool right =
-              row != expected_by_digest.end() && row->second == reply.outputs(0).data();
-          ++(right ? exact : wrong);
-        }
+  }
+  void Call() {
+    const v1::MatMulRequest request = Int8Request("w", kRows, kK, input_);
+    while (left_.fetch_sub(1) > 0) {
+      v1::MatMulResponse reply;
+      const grpc::Status status = server_.MatMul(request, &reply);
+      if (status.error_code() == grpc::StatusCode::NOT_FOUND) {
+        ++not_found_;
+      } else if (!status.ok()) {
+        ++failed_;
+        ADD_FAILURE() << status.error_code() << " " << status.error_message();
+      } else {
+        // The digest in the reply names the content that the numbers must be of: no mix.
+        const auto row = expected_.find(reply.outputs(0).execution().digest());
+        const bool right = row != expected_.end() && row->second == reply.outputs(0).data();
+        ++(right ? exact_ : wrong_);
       }
-    });
+    }
+  }
+
+  TestServer server_;
+  const std::string input_ = PatternBytes(kRows * kK, 100);
+  std::vector<std::string> contents_;
+  std::map<std::string, std::string> expected_;  // by digest; read only once callers run
+  std::atomic<int> left_{kReplies}, exact_{0}, not_found_{0}, wrong_{0}, failed_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<int64_t> registrations_{0}, deletions_{0};
+};
+
+TEST_F(Churn, EveryReplyIsExactOrNotFound) {
+  std::vector<std::thread> churners, callers;
+  for (uint32_t t = 0; t < 2; ++t) churners.emplace_back([this, t] { KeepBinding(t); });
+  churners.emplace_back([this] { KeepDeleting(); });
+  for (int t = 0; t < kCallers; ++t) callers.emplace_back([this] { Call(); });
   for (std::thread& caller : callers) caller.join();
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
+  stop_ = true;
+  for (std::thread& churner : churners) churner.join();
 
   std::printf(
       "churn: %d exact, %d NOT_FOUND, %d wrong, %d failed; %ld registrations, %ld deletions\n",
-      exact.load(), not_found.load(), wrong.load(), failed.load(), registrations.load(),
-      deletions.load());
-  EXPECT_EQ(wrong, 0);
-  EXPECT_EQ(failed, 0);
-  EXPECT_EQ(exact + not_found, kReplies);
-  EXPECT_GE(exact, kReplies / 2);
-  EXPECT_GT(registrations, 0);
-  EXPECT_GT(deletions, 0);
+      exact_.load(), not_found_.load(), wrong_.load(), failed_.load(), registrations_.load(),
+      deletions_.load());
+  EXPECT_EQ(wrong_, 0);
+  EXPECT_EQ(failed_, 0);
+  EXPECT_EQ(exact_ + not_found_, kReplies);
+  EXPECT_GE(exact_, kReplies / 2);
+  EXPECT_GT(registrations_, 0);
+  EXPECT_GT(deletions_, 0);
 
-  (void)server.Delete("weights/w");
-  EXPECT_TRUE(server.server->Shutdown());
-  EXPECT_EQ(server.server->engine().weights().bytes(0), 0) << "to the byte";
+  (void)server_.Delete("weights/w");
+  EXPECT_TRUE(server_.server->Shutdown());
+  EXPECT_EQ(server_.server->engine().weights().bytes(0), 0) << "to the byte";
 }
 
 }  // namespace

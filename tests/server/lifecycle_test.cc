@@ -5,8 +5,8 @@
 #include <thread>
 
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "tests/server/test_server.h"
 #include "tests/support/fake_device.h"
-#include "tests/support/test_server.h"
 
 namespace qmatmul {
 namespace {

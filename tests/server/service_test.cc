@@ -3,7 +3,7 @@
 
 #include <regex>
 
-#include "tests/support/test_server.h"
+#include "tests/server/test_server.h"
 
 namespace qmatmul {
 namespace {

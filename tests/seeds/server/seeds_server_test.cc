@@ -8,7 +8,7 @@
 #include <set>
 
 #include "server/metrics_page.h"
-#include "tests/support/test_server.h"
+#include "tests/server/test_server.h"
 
 namespace qmatmul {
 namespace {
