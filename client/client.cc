@@ -94,8 +94,7 @@ struct Client::Connections {
     if (timeout <= std::chrono::milliseconds::zero()) timeout = options.timeout;
     context->set_deadline(std::chrono::system_clock::now() + timeout);
     // Balancers hash it, so that a replica keeps its share of the weights.
-    if (!weight.empty())
-      context->AddMetadata("qmatmul-weight", std::string(weight));
+    if (!weight.empty()) context->AddMetadata("qmatmul-weight", std::string(weight));
   }
 
   const ClientOptions options;
