@@ -50,6 +50,11 @@ struct MicroKernel {
   int rank;
   void (*run)(const TileArgs&);
   const RowOps* ops;
+  // Rows that it is worth choosing for; it computes fewer, too.
+  int rows_min = 1;
+  // Gives back what `run` holds of the processor (tile registers); every thread calls it after its
+  // last run of a work. nullptr: nothing is held.
+  void (*release)() = nullptr;
 
   bool fits(DataType weight_type, Arithmetic a) const {
     return weight == weight_type && arithmetic == a;

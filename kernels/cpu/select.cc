@@ -50,7 +50,7 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
 bool BetterFor(int64_t rows, const KernelState& a, const KernelState& b) {
   const auto key = [rows](const KernelState& s) {
     const bool fits = rows == 1 ? s.kernel->mr == 1 : s.kernel->mr > 1;
-    return std::tuple(s.usable(), s.kernel->rank, fits, s.kernel->mr * s.kernel->nr,
+    return std::tuple(s.usable(), rows >= s.kernel->rows_min, s.kernel->rank, fits, s.kernel->mr * s.kernel->nr,
                       std::string_view(s.kernel->name));
   };
   return key(a) > key(b);

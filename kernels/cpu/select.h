@@ -27,8 +27,8 @@ struct KernelState {
 std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
                                       const CpuFeatures& features, std::string_view disabled);
 
-// True when `a` is the better choice for `rows`: a usable one first; a one-row kernel only for one
-// row; then the higher rank, the larger tile, and the name.
+// True when `a` is the better choice for `rows`: a usable one first; one that is worth it for so
+// few rows; the higher rank; a one-row kernel only for one row; then the larger tile, and the name.
 bool BetterFor(int64_t rows, const KernelState& a, const KernelState& b);
 
 // The best for `rows` of that weight type and arithmetic; null when the table has none.
