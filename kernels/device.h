@@ -48,6 +48,14 @@ struct KernelInfo {
   Arithmetic arithmetic = Arithmetic::kW8A8;
 };
 
+// A kernel put aside for some rows because it gave a wrong result.
+struct QuarantineInfo {
+  std::string key;  // "cpu.avx2.s8s8s32.6x16x4/m2-16": what Rearm takes
+  std::string kernel;
+  std::string reason;
+  int64_t unix_time_ns = 0;
+};
+
 // A weight in device memory: panels, column sums, scales, bias. Immutable.
 class PackedWeight {
  public:
@@ -129,6 +137,8 @@ struct RunReport {
   std::string_view kernel;  // of the first weight
   // By weight of the step: the kernel that computed it. Names live as long as the device.
   std::array<std::string_view, kWeightsPerCallMax> kernels;
+  // Why a slower way than the best was taken: "quarantine"; empty when it was not.
+  std::string_view fallback;
   int64_t rows = 0;
   int64_t padded_rows = 0;
   int64_t pack_ns = 0;     // gathering and quantizing the activations
@@ -170,9 +180,15 @@ class Device {
   virtual std::vector<KernelChoice> Explain(
       int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
       Arithmetic arithmetic, std::string_view forced) const = 0;
-  // Predicted time of a Run on `threads` threads (0: the team), for routing and for what runs
-  // inline.
+  // Predicted time of a Run on `threads` threads (0: the team), for routing and for what runs inline.
   virtual int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const = 0;
+
+  // Kernels that are put aside. A device without such a list has none.
+  virtual std::vector<QuarantineInfo> Quarantined() const { return {}; }
+  // Puts a kernel aside for products of about `rows` rows.
+  virtual void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) {}
+  // Takes one back. False when no such key is put aside.
+  virtual bool Rearm(std::string_view key) { return false; }
 };
 
 }  // namespace qmatmul

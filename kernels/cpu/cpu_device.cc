@@ -6,13 +6,11 @@
 #include <cstdlib>
 #include <limits>
 
+#include "kernels/cpu/self_test.h"
 #include "kernels/cpu/tile_loop.h"
 
 namespace qmatmul::cpu {
 namespace {
-
-// Entering the team, packing a row, leaving: what a product costs beside its products.
-constexpr int64_t kCallNs = 1500;
 
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
@@ -44,23 +42,38 @@ void AddToLots(const MicroKernel& kernel, size_t index, const CpuPackedWeight* w
 
 }  // namespace
 
-CpuDevice::CpuDevice(const DeviceOptions& options, const CpuFeatures& features)
-    : states_(KernelStates(MicroKernels(), features, options.disabled_kernels)),
+CpuDevice::CpuDevice(const DeviceOptions& options, const CpuFeatures& features,
+                     std::span<const MicroKernel* const> table)
+    : selector_(table, features, options.disabled_kernels),
       team_(options.threads > 0 ? options.threads : UsableThreads(), options.team_spin_us_max) {
   // Two kernels of one name would hide each other; no build with such a table may serve.
-  if (!NamesAreUnique(MicroKernels())) std::abort();
+  if (!NamesAreUnique(table)) std::abort();
   info_.id = info_.kind = "cpu";
   info_.description = CpuModelName();
   info_.threads = team_.size();
   info_.lanes = 1;
   info_.memory_bytes = UsableMemoryBytes();
   info_.features = features.Names();
-  MeasureRates();
+  ProveKernels();
+  std::vector<const MicroKernel*> usable;
+  for (const KernelState& state : selector_.states())
+    if (state.usable()) usable.push_back(state.kernel);
+  selector_.UseCalibration(Calibration::Load(options.calibration_file, usable, &team_));
+}
+
+void CpuDevice::ProveKernels() {
+  for (const KernelInfo& kernel : Kernels()) {
+    if (!kernel.supported || kernel.disabled) continue;
+    for (const int64_t rows : {1, 13, 37}) {  // one of each row class, none a multiple of a tile
+      const std::string difference = ProveKernel(this, kernel, rows);
+      if (!difference.empty()) Quarantine(kernel.name, rows, difference);
+    }
+  }
 }
 
 std::vector<KernelInfo> CpuDevice::Kernels() const {
   std::vector<KernelInfo> kernels;
-  for (const KernelState& s : states_)
+  for (const KernelState& s : selector_.states())
     kernels.push_back({s.kernel->name, s.supported, s.disabled, s.reason,
                        std::string(LayoutOf(s.kernel->weight)), s.kernel->weight,
                        s.kernel->arithmetic});
@@ -90,22 +103,35 @@ Fault CpuDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_e
   return {};
 }
 
-Fault CpuDevice::Choose(int64_t rows, DataType weight, Arithmetic arithmetic,
-                        std::string_view forced, const KernelState** chosen) const {
+KernelQuery CpuDevice::QueryOf(int64_t rows, const CpuPackedWeight& weight, Arithmetic arithmetic,
+                               int members) const {
+  return {rows,
+          weight.spec().k,
+          weight.spec().n,
+          weight.panels() * weight.panel_bytes(),
+          weight.spec().dtype,
+          arithmetic,
+          members};
+}
+
+Fault CpuDevice::Choose(const KernelQuery& query, std::string_view forced,
+                        const KernelState** chosen, bool* fell_back) const {
   if (forced.empty()) {
-    *chosen = SelectKernel(states_, rows, weight, arithmetic);
+    *chosen = selector_.Select(query, fell_back);
     return {};
   }
-  if (Fault f = FindKernel(states_, forced, chosen); !f.ok()) return f;
+  if (Fault f = selector_.Find(forced, query.rows, chosen); !f.ok()) return f;
   const MicroKernel& kernel = *(*chosen)->kernel;
-  if (kernel.fits(weight, arithmetic)) return {};
+  if (kernel.fits(query.weight, query.arithmetic)) return {};
   return {FaultKind::kInternal, "LAYOUT_MISMATCH",
           "kernel " + std::string(forced) + " reads " + std::string(LayoutOf(kernel.weight)) +
               " weights for " + std::string(NameOf(kernel.arithmetic)) + ", not " +
-              std::string(LayoutOf(weight)) + " for " + std::string(NameOf(arithmetic))};
+              std::string(LayoutOf(query.weight)) + " for " +
+              std::string(NameOf(query.arithmetic))};
 }
 
-Fault CpuDevice::MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots) const {
+Fault CpuDevice::MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots,
+                          RunReport* report) const {
   const WorkStep& step = work.steps[0];
   for (size_t i = 0; i < step.weights.size(); ++i) {
     const PackedWeight& weight = *step.weights[i];
@@ -113,10 +139,14 @@ Fault CpuDevice::MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots
     if (packed == nullptr || weight.layout() != LayoutOf(weight.spec()))
       return Mismatch(weight, LayoutOf(weight.spec()));
     const KernelState* chosen = nullptr;
-    const Fault fault = Choose(rows, weight.spec().dtype, step.arithmetic, work.kernel, &chosen);
-    if (!fault.ok()) return fault;
+    bool fell_back = false;
+    const KernelQuery query = QueryOf(rows, *packed, step.arithmetic, 1);
+    if (Fault f = Choose(query, work.kernel, &chosen, &fell_back); !f.ok()) return f;
+    if (fell_back) report->fallback = "quarantine";
+    report->kernels[i] = chosen->kernel->name;
     AddToLots(*chosen->kernel, i, packed, lots);
   }
+  report->kernel = report->kernels[0];
   return {};
 }
 
@@ -129,26 +159,20 @@ Fault CpuDevice::Run(const Work& work, RunReport* report) {
   const WorkStep& step = work.steps[0];
   const int64_t rows = RowsOf(work.segments);
   std::vector<Lot> lots;
-  if (Fault f = MakeLots(work, rows, &lots); !f.ok()) return f;
+  *report = {};
+  report->rows = rows;
+  if (Fault f = MakeLots(work, rows, &lots, report); !f.ok()) return f;
   for (RowSegment& segment : work.segments)
     for (SegmentOutput& output : segment.outputs)
       if (!output.row_checks.empty())
         std::fill_n(output.row_checks.begin() + segment.row_begin, segment.rows, uint64_t{0});
 
-  *report = {};
-  report->rows = rows;
   const int available =
       work.threads_max > 0 ? std::min(work.threads_max, team_.size()) : team_.size();
   for (const Lot& lot : lots) {
-    int64_t columns = 0;
-    for (size_t i = 0; i < lot.weights.size(); ++i) {
-      columns += lot.weights[i]->spec().n;
-      report->kernels[lot.indices[i]] = lot.kernel->name;
-    }
-    const int members = MembersFor(rows, lot.weights[0]->spec().k, columns, available);
+    const int members = MembersFor(lot, rows, step.arithmetic, available);
     RunTileLoop(lot, work.segments, step.check_vectors, &team_, members, &report->pack_ns);
   }
-  report->kernel = report->kernels[0];
   report->compute_ns = NowNs() - start;
   return {};
 }
@@ -169,34 +193,54 @@ std::vector<KernelChoice> CpuDevice::Explain(
   return choices;
 }
 
+// More members while the prediction says that they pay for their waking.
+int CpuDevice::MembersFor(const Lot& lot, int64_t rows, Arithmetic arithmetic,
+                          int available) const {
+  int best = 1;
+  double best_ns = 0;
+  for (int members = 1; members <= available; ++members) {
+    double ns = 0;
+    for (const CpuPackedWeight* weight : lot.weights) {
+      const KernelQuery query = QueryOf(rows, *weight, arithmetic, members);
+      ns += selector_.calibration()
+                .ProductNs(*lot.kernel, query.rows, query.k, query.n, query.weight_bytes, members)
+                .value_or(1.0 / members);
+    }
+    if (members > 1 && ns >= best_ns) continue;
+    best = members;
+    best_ns = ns;
+  }
+  return best;
+}
+
 void CpuDevice::ExplainType(int64_t rows,
                             std::span<const std::shared_ptr<const PackedWeight>> weights,
                             DataType type, Arithmetic arithmetic, std::string_view forced,
                             std::vector<KernelChoice>* choices) const {
-  std::vector<const KernelState*> order;
-  for (const KernelState& state : states_)
-    if (state.kernel->fits(type, arithmetic)) order.push_back(&state);
-  std::sort(order.begin(), order.end(),
-            [rows](const KernelState* a, const KernelState* b) { return BetterFor(rows, *a, *b); });
-  const KernelState* chosen = nullptr;
-  const Fault fault = Choose(rows, type, arithmetic, forced, &chosen);
-  int64_t k = 0, n = 0;
+  KernelQuery query{rows, 0, 0, 0, type, arithmetic, team_.size()};
   for (const auto& weight : weights) {
-    if (weight->spec().dtype != type) continue;
-    k = weight->spec().k;
-    n += weight->spec().n;
+    const auto* packed = dynamic_cast<const CpuPackedWeight*>(weight.get());
+    if (packed == nullptr || weight->spec().dtype != type) continue;
+    query.k = weight->spec().k;
+    query.n += weight->spec().n;
+    query.weight_bytes += packed->panels() * packed->panel_bytes();
   }
-  for (const KernelState* state : order) {
-    KernelChoice choice{state->kernel->name, state->usable(), false, {}, state->reason};
-    choice.chosen = fault.ok() && choice.eligible && state == chosen;
-    if (choice.chosen) {
-      choice.predicted_ns = PredictNs(rows, k, n, 0);
-      choice.reason = !forced.empty() ? "forced by the request"
-                      : rows == 1     ? "the fastest instruction set here, one-row form"
-                                      : "the fastest instruction set here, largest tile";
+  const KernelState* chosen = nullptr;
+  const Fault fault = Choose(query, forced, &chosen, nullptr);
+  for (const KernelSelector::Ranked& r : selector_.Rank(query)) {
+    const bool eligible = r.state->usable() && !r.quarantined;
+    KernelChoice choice{r.state->kernel->name, eligible, false, {}, r.state->reason};
+    choice.chosen = fault.ok() && r.state == chosen;
+    if (r.predicted_ns) choice.predicted_ns = int64_t(*r.predicted_ns);
+    if (r.quarantined) {
+      choice.reason = "quarantined for " + std::string(NameOf(RowClassOf(rows))) + " rows";
+    } else if (choice.chosen) {
+      choice.reason = forced.empty() ? "least predicted time of the forms made for these rows"
+                                     : "forced by the request";
     } else if (choice.eligible) {
-      const bool one_row = state->kernel->mr == 1 && rows > 1;
-      choice.reason = one_row ? "computes one row at a time" : "ranks below the choice";
+      choice.reason = r.state->kernel->mr == 1 && rows > 1
+                          ? "computes one row at a time"
+                          : "predicted or ranked behind the choice";
     }
     choices->push_back(std::move(choice));
   }
@@ -204,42 +248,24 @@ void CpuDevice::ExplainType(int64_t rows,
 
 int64_t CpuDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const {
   const int available = threads > 0 ? std::min(threads, team_.size()) : team_.size();
-  const double macs = double(rows) * double(k) * double(n);
-  const double rate = rows == 1 ? gemv_macs_per_ns_ : gemm_macs_per_ns_;
-  return kCallNs + int64_t(macs / (rate * MembersFor(rows, k, n, available)));
-}
-
-double CpuDevice::MeasureMacsPerNs(int64_t rows, int64_t k, int64_t n) {
-  std::vector<int8_t> data(size_t(std::max(k * n, rows * k)), 1);
-  std::vector<int32_t> out(size_t(rows * n));
-  std::shared_ptr<const PackedWeight> weight;
-  WeightView view;
-  view.spec = {DataType::kInt8, Layout::kNK, k, n, 0, DataType::kUnspecified, 0, 0};
-  view.data = data.data();
-  if (!Pack(view, &weight).ok()) return 1.0;
-  const ByteSpan span{reinterpret_cast<const std::byte*>(data.data()), size_t(rows * k)};
-  const ActivationView activations{DataType::kInt8,     rows, k, {&span, 1},
-                                   Quantization::kNone, {},   {}};
-  SegmentOutput output;
-  output.view = {reinterpret_cast<std::byte*>(out.data()), n * 4};
-  RowSegment segment;
-  segment.activations = &activations;
-  segment.rows = rows;
-  segment.outputs = {&output, 1};
-  const WorkStep step{{&weight, 1}, Arithmetic::kW8A8, {}};
-  int64_t best = std::numeric_limits<int64_t>::max();
-  for (int i = 0; i < 5; ++i) {
-    RunReport report;
-    const int64_t start = NowNs();
-    if (!Run({{&segment, 1}, {&step, 1}, {}, 1}, &report).ok()) return 1.0;
-    best = std::min(best, NowNs() - start);
+  double best = 0;
+  for (int members = 1; members <= available; ++members) {
+    const KernelQuery query{rows, k, n, k * n, DataType::kInt8, Arithmetic::kW8A8, members};
+    const KernelState* chosen = selector_.Select(query);
+    const double ns = selector_.calibration()
+                          .ProductNs(*chosen->kernel, rows, k, n, query.weight_bytes, members)
+                          .value_or(0);
+    if (members == 1 || ns < best) best = ns;
   }
-  return double(rows) * double(k) * double(n) / double(std::max<int64_t>(best, 1));
+  return int64_t(best);
 }
 
-void CpuDevice::MeasureRates() {
-  gemv_macs_per_ns_ = MeasureMacsPerNs(1, 1024, 2048);
-  gemm_macs_per_ns_ = MeasureMacsPerNs(24, 512, 512);
+std::vector<QuarantineInfo> CpuDevice::Quarantined() const { return selector_.Quarantined(); }
+
+void CpuDevice::Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) {
+  selector_.Quarantine(kernel, RowClassOf(rows), reason);
 }
+
+bool CpuDevice::Rearm(std::string_view key) { return selector_.Rearm(key); }
 
 }  // namespace qmatmul::cpu

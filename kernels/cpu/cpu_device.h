@@ -21,7 +21,8 @@ namespace qmatmul::cpu {
 class CpuDevice final : public Device {
  public:
   // `features` is what the CPU can do; tests pass less, to see what a lesser one would choose.
-  CpuDevice(const DeviceOptions& options, const CpuFeatures& features);
+  CpuDevice(const DeviceOptions& options, const CpuFeatures& features,
+            std::span<const MicroKernel* const> table = MicroKernels());
 
   const DeviceInfo& info() const override { return info_; }
   std::vector<KernelInfo> Kernels() const override;
@@ -33,25 +34,29 @@ class CpuDevice final : public Device {
                                     std::span<const std::shared_ptr<const PackedWeight>> weights,
                                     Arithmetic arithmetic, std::string_view forced) const override;
   int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const override;
+  std::vector<QuarantineInfo> Quarantined() const override;
+  void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) override;
+  bool Rearm(std::string_view key) override;
+
+  const KernelSelector& selector() const { return selector_; }
 
  private:
-  // The kernel for this many rows: the forced one, or the best. LAYOUT_MISMATCH when the forced one
-  // reads other weights.
-  Fault Choose(int64_t rows, DataType weight, Arithmetic arithmetic, std::string_view forced,
-               const KernelState** chosen) const;
-  Fault MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots) const;
+  // Puts aside what differs from the reference.
+  void ProveKernels();
+  KernelQuery QueryOf(int64_t rows, const CpuPackedWeight& weight, Arithmetic arithmetic,
+                      int members) const;
+  // The forced kernel, or the best. LAYOUT_MISMATCH when the forced one reads other weights.
+  Fault Choose(const KernelQuery& query, std::string_view forced, const KernelState** chosen,
+               bool* fell_back) const;
+  Fault MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots, RunReport* report) const;
+  int MembersFor(const Lot& lot, int64_t rows, Arithmetic arithmetic, int available) const;
   void ExplainType(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
                    DataType type, Arithmetic arithmetic, std::string_view forced,
                    std::vector<KernelChoice>* choices) const;
-  // What the chosen kernels do in a short run at start: the base of PredictNs.
-  void MeasureRates();
-  double MeasureMacsPerNs(int64_t rows, int64_t k, int64_t n);
 
   DeviceInfo info_;
-  std::vector<KernelState> states_;
+  KernelSelector selector_;
   ThreadTeam team_;
-  double gemv_macs_per_ns_ = 0;  // one thread
-  double gemm_macs_per_ns_ = 0;
 };
 
 }  // namespace qmatmul::cpu

@@ -1,6 +1,7 @@
 #include "kernels/cpu/select.h"
 
 #include <algorithm>
+#include <chrono>
 #include <tuple>
 
 namespace qmatmul::cpu {
@@ -47,37 +48,123 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
   return states;
 }
 
-bool BetterFor(int64_t rows, const KernelState& a, const KernelState& b) {
-  const auto key = [rows](const KernelState& s) {
-    const bool fits = rows == 1 ? s.kernel->mr == 1 : s.kernel->mr > 1;
-    return std::tuple(s.usable(), rows >= s.kernel->rows_min, s.kernel->rank, fits, s.kernel->mr * s.kernel->nr,
-                      std::string_view(s.kernel->name));
+RowClass RowClassOf(int64_t rows) {
+  if (rows <= 1) return RowClass::kOne;
+  return rows <= 16 ? RowClass::kFew : RowClass::kMany;
+}
+
+std::string_view NameOf(RowClass row_class) {
+  if (row_class == RowClass::kOne) return "m1";
+  return row_class == RowClass::kFew ? "m2-16" : "m17+";
+}
+
+KernelSelector::KernelSelector(std::span<const MicroKernel* const> table,
+                               const CpuFeatures& features, std::string_view disabled)
+    : states_(KernelStates(table, features, disabled)),
+      quarantined_(std::make_unique<std::atomic<uint8_t>[]>(states_.size())) {}
+
+bool KernelSelector::IsQuarantined(size_t index, RowClass row_class) const {
+  return quarantined_[index].load(std::memory_order_relaxed) >> static_cast<int>(row_class) & 1;
+}
+
+// A form made for the other number of rows only counts where its instruction set has no better one.
+bool KernelSelector::FormFits(const KernelState& state, const KernelQuery& query) const {
+  const auto made_for = [&query](const MicroKernel& kernel) {
+    return (kernel.mr == 1) == (query.rows <= 1);
   };
-  return key(a) > key(b);
+  if (made_for(*state.kernel)) return true;
+  return std::none_of(states_.begin(), states_.end(), [&](const KernelState& other) {
+    return other.usable() && other.kernel->rank == state.kernel->rank &&
+           other.kernel->fits(query.weight, query.arithmetic) && made_for(*other.kernel);
+  });
 }
 
-const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows, DataType weight,
-                                Arithmetic arithmetic) {
-  const KernelState* best = nullptr;
-  for (const KernelState& state : states) {
-    if (!state.usable() || !state.kernel->fits(weight, arithmetic)) continue;
-    if (best == nullptr || BetterFor(rows, state, *best)) best = &state;
+KernelSelector::Ranked KernelSelector::Judge(size_t index, const KernelQuery& query) const {
+  Ranked ranked{&states_[index], {}, IsQuarantined(index, RowClassOf(query.rows))};
+  if (ranked.state->usable())
+    ranked.predicted_ns = calibration_.ProductNs(*ranked.state->kernel, query.rows, query.k,
+                                                 query.n, query.weight_bytes, query.members);
+  return ranked;
+}
+
+std::vector<KernelSelector::Ranked> KernelSelector::Rank(const KernelQuery& query) const {
+  std::vector<Ranked> ranked;
+  bool all_measured = true;
+  for (size_t i = 0; i < states_.size(); ++i) {
+    if (!states_[i].kernel->fits(query.weight, query.arithmetic)) continue;
+    ranked.push_back(Judge(i, query));
+    all_measured &= ranked.back().predicted_ns.has_value() || !states_[i].usable();
   }
-  return best;
+  const auto key = [&](const Ranked& r) {
+    const MicroKernel& kernel = *r.state->kernel;
+    const double speed = all_measured && r.predicted_ns ? -*r.predicted_ns : 0;
+    return std::tuple(r.state->usable(), !r.quarantined, FormFits(*r.state, query), speed,
+                      query.rows >= kernel.rows_min, kernel.rank, kernel.mr * kernel.nr, std::string_view(kernel.name));
+  };
+  std::sort(ranked.begin(), ranked.end(),
+            [&key](const Ranked& a, const Ranked& b) { return key(a) > key(b); });
+  return ranked;
 }
 
-Fault FindKernel(std::span<const KernelState> states, std::string_view name,
-                 const KernelState** found) {
-  for (const KernelState& state : states) {
+const KernelState* KernelSelector::Select(const KernelQuery& query, bool* fell_back) const {
+  const std::vector<Ranked> ranked = Rank(query);
+  if (ranked.empty()) return nullptr;
+  if (fell_back != nullptr)
+    *fell_back = std::any_of(ranked.begin(), ranked.end(),
+                             [](const Ranked& r) { return r.state->usable() && r.quarantined; });
+  return ranked[0].state;
+}
+
+Fault KernelSelector::Find(std::string_view name, int64_t rows, const KernelState** found) const {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    const KernelState& state = states_[i];
     if (name != state.kernel->name) continue;
     *found = &state;
-    if (state.usable()) return {};
+    const bool quarantined = IsQuarantined(i, RowClassOf(rows));
+    if (state.usable() && !quarantined) return {};
     return {FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED",
-            "kernel " + std::string(name) + " cannot run here: " + state.reason +
+            "kernel " + std::string(name) +
+                " cannot run here: " + (quarantined ? "quarantined for these rows" : state.reason) +
                 "; ListKernels shows those that can"};
   }
   return {FaultKind::kInvalidArgument, "KERNEL_UNKNOWN",
           "kernel '" + std::string(name) + "' is not built in; ListKernels shows the names"};
+}
+
+void KernelSelector::Quarantine(std::string_view kernel, RowClass row_class,
+                                std::string_view reason) {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    if (kernel != states_[i].kernel->name) continue;
+    std::lock_guard lock(mutex_);
+    const auto bit = static_cast<uint8_t>(1 << static_cast<int>(row_class));
+    if (quarantined_[i].fetch_or(bit, std::memory_order_relaxed) & bit) return;
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    entries_.push_back({std::string(kernel) + "/" + std::string(NameOf(row_class)),
+                        std::string(kernel), std::string(reason),
+                        now / std::chrono::nanoseconds(1)});
+    return;
+  }
+}
+
+std::vector<QuarantineInfo> KernelSelector::Quarantined() const {
+  std::lock_guard lock(mutex_);
+  return entries_;
+}
+
+bool KernelSelector::Rearm(std::string_view key) {
+  std::lock_guard lock(mutex_);
+  const auto entry = std::find_if(entries_.begin(), entries_.end(),
+                                  [key](const QuarantineInfo& e) { return e.key == key; });
+  if (entry == entries_.end()) return false;
+  for (size_t i = 0; i < states_.size(); ++i) {
+    if (entry->kernel != states_[i].kernel->name) continue;
+    for (const RowClass c : {RowClass::kOne, RowClass::kFew, RowClass::kMany})
+      if (key.ends_with(NameOf(c)))
+        quarantined_[i].fetch_and(static_cast<uint8_t>(~(1 << static_cast<int>(c))),
+                                  std::memory_order_relaxed);
+  }
+  entries_.erase(entry);
+  return true;
 }
 
 }  // namespace qmatmul::cpu

@@ -1,12 +1,29 @@
-// Which micro-kernel computes a call: a total order over the rows of the table, so that the answer
-// never depends on the order in which the rows stand.
+// Which micro-kernel computes a product: the one with the least predicted time among those that this CPU
+// runs, configuration allows and no fault has put aside. A total order, so that the answer never depends
+// on the order in which kernels stand in the table.
+//
+// Order: usable before not; of one instruction set, the one-row form for one row and the tile form for
+// more (a one-row form computes a tile row by row, however cheap it looks); then less predicted time, where
+// every candidate was measured; then one that is worth it for so few rows (MicroKernel::rows_min), the higher
+// rank, the larger tile, the name.
+//
+// Quarantine: a kernel that gave a wrong result is put aside for its row class alone (key
+// "cpu.avx2.s8s8s32.6x16x4/m2-16"); the others go on, and it can be re-armed. The last kernel of a kind
+// still runs when it is quarantined: a slow server is better than none, and verification sees it.
+//
+// Thread-safety: all methods may be called from any thread; UseCalibration before the first of them.
 #pragma once
 
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kernels/cpu/calibration.h"
 #include "kernels/cpu/micro_kernel.h"
 #include "kernels/device.h"
 
@@ -20,23 +37,66 @@ struct KernelState {
   bool usable() const { return supported && !disabled; }
 };
 
-// The table as this CPU and configuration see it. `disabled` is a comma-separated list of names or
-// of prefixes that end before a dot ("cpu.avx2" disables every avx2 kernel). Of each weight type
-// and arithmetic one kernel always stays, the last of the table, so that configuration can slow a
-// server down but not break it.
+// What a choice depends on.
+struct KernelQuery {
+  int64_t rows = 0;
+  int64_t k = 0;
+  int64_t n = 0;
+  int64_t weight_bytes = 0;  // what the panels take
+  DataType weight = DataType::kInt8;
+  Arithmetic arithmetic = Arithmetic::kW8A8;
+  int members = 1;
+};
+
+// Products whose kernels take the same paths: one row, few, many.
+enum class RowClass : uint8_t { kOne, kFew, kMany };
+RowClass RowClassOf(int64_t rows);
+std::string_view NameOf(RowClass row_class);  // "m1", "m2-16", "m17+"
+
+// The table as this CPU and configuration see it. `disabled` is a comma-separated list of names or of
+// prefixes that end before a dot ("cpu.avx2" disables every avx2 kernel). Of each weight type and
+// arithmetic one kernel always stays, the last of the table, so that configuration can slow a server down
+// but not break it.
 std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
                                       const CpuFeatures& features, std::string_view disabled);
 
-// True when `a` is the better choice for `rows`: a usable one first; one that is worth it for so
-// few rows; the higher rank; a one-row kernel only for one row; then the larger tile, and the name.
-bool BetterFor(int64_t rows, const KernelState& a, const KernelState& b);
+class KernelSelector {
+ public:
+  struct Ranked {
+    const KernelState* state = nullptr;
+    std::optional<double> predicted_ns;
+    bool quarantined = false;  // for these rows
+  };
 
-// The best for `rows` of that weight type and arithmetic; null when the table has none.
-const KernelState* SelectKernel(std::span<const KernelState> states, int64_t rows, DataType weight,
-                                Arithmetic arithmetic);
+  KernelSelector(std::span<const MicroKernel* const> table, const CpuFeatures& features,
+                 std::string_view disabled);
+  void UseCalibration(Calibration calibration) { calibration_ = std::move(calibration); }
+  const Calibration& calibration() const { return calibration_; }
+  std::span<const KernelState> states() const { return states_; }
 
-// The row of that name, or a fault: KERNEL_UNKNOWN, KERNEL_UNSUPPORTED.
-Fault FindKernel(std::span<const KernelState> states, std::string_view name,
-                 const KernelState** found);
+  // The best; null when the table has none of that kind. *fell_back: a better one is quarantined.
+  const KernelState* Select(const KernelQuery& query, bool* fell_back = nullptr) const;
+  // All of that kind, best first.
+  std::vector<Ranked> Rank(const KernelQuery& query) const;
+  // The kernel of that name, or a fault: KERNEL_UNKNOWN, KERNEL_UNSUPPORTED (not supported, disabled, or
+  // quarantined for these rows).
+  Fault Find(std::string_view name, int64_t rows, const KernelState** found) const;
+
+  void Quarantine(std::string_view kernel, RowClass row_class, std::string_view reason);
+  std::vector<QuarantineInfo> Quarantined() const;
+  // False when no such key is quarantined.
+  bool Rearm(std::string_view key);
+
+ private:
+  Ranked Judge(size_t index, const KernelQuery& query) const;
+  bool FormFits(const KernelState& state, const KernelQuery& query) const;
+  bool IsQuarantined(size_t index, RowClass row_class) const;
+
+  std::vector<KernelState> states_;
+  Calibration calibration_;
+  std::unique_ptr<std::atomic<uint8_t>[]> quarantined_;  // by state: a bit for each row class
+  mutable std::mutex mutex_;                             // guards entries_
+  std::vector<QuarantineInfo> entries_;
+};
 
 }  // namespace qmatmul::cpu

@@ -23,9 +23,6 @@ constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
 constexpr int64_t kSumsBytes = int64_t{128} << 10;
 // Weight bytes to touch ahead when they stream from memory once.
 constexpr int64_t kPrefetchBytes = 4096;
-// Below this a second thread costs more than it gives.
-constexpr int64_t kMacsPerMember = int64_t{1} << 19;
-
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
@@ -118,17 +115,18 @@ class Loop {
   }
 
  private:
-  // The panels that one column group of one member covers, and where their sums go.
-  struct Columns {
+  // What one member sums at a time, and where the sums go.
+  struct Part {
     const CpuPackedWeight* weight;
-    int64_t begin, end;
+    int64_t begin, end;  // panels
+    size_t strip_begin, strip_end;
+    int64_t row_begin, row_end;  // of the block
     int64_t ldc;
-    std::byte* sums;
+    std::byte* sums;  // [row_end - row_begin][ldc]
   };
 
   bool group_wise() const { return packer_.groups() > 1; }
   bool is_float() const { return kernel_.operand == Operand::kF32; }
-  int64_t block_rows() const { return strips_.back().row_begin + strips_.back().rows; }
 
   void Prepare() {
     static thread_local Arena arena;
@@ -150,43 +148,61 @@ class Loop {
            element * strip.rows * ElementBytes(kernel_.operand);
   }
 
+  // Members share the panels; where panels are fewer than members, they share the strips too.
   void Multiply(size_t w, int member, MemberScratch* scratch) {
     const CpuPackedWeight& weight = *lot_.weights[w];
     const int64_t unit = kernel_.nr / kPanelColumns;
     const int64_t units = (weight.panels() + unit - 1) / unit;
-    const int64_t begin = units * member / members_ * unit;
-    const int64_t end = std::min(units * (member + 1) / members_ * unit, weight.panels());
-    const int64_t panel_sums = block_rows() * kPanelColumns * 4;
+    const int64_t across = std::min<int64_t>(members_, units), down = members_ / across;
+    const int64_t x = member % across, y = member / across;
+    if (y >= down) return;
+    const auto strips = static_cast<int64_t>(strips_.size());
+    Part part{};
+    part.weight = &weight;
+    part.strip_begin = size_t(strips * y / down);
+    part.strip_end = size_t(strips * (y + 1) / down);
+    if (part.strip_begin == part.strip_end) return;
+    part.row_begin = strips_[part.strip_begin].row_begin;
+    part.row_end = strips_[part.strip_end - 1].row_begin + strips_[part.strip_end - 1].rows;
+    const int64_t begin = units * x / across * unit;
+    const int64_t end = std::min(units * (x + 1) / across * unit, weight.panels());
+    MultiplyPart(w, part, begin, end, scratch);
+  }
+
+  void MultiplyPart(size_t w, Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
+    const int64_t unit = kernel_.nr / kPanelColumns;
+    const int64_t panel_sums = (part.row_end - part.row_begin) * kPanelColumns * 4;
     const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, 32) / unit * unit;
-    auto* sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
+    part.sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
     const int64_t y_bytes = group_wise() ? width * panel_sums : width * kPanelColumns * 4;
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
     for (int64_t p = begin; p < end; p += width) {
-      const int64_t p_end = std::min(p + width, end);
-      const Columns columns = {&weight, p, p_end, (p_end - p) * kPanelColumns, sums};
+      part.begin = p;
+      part.end = std::min(p + width, end);
+      part.ldc = (part.end - part.begin) * kPanelColumns;
       if (group_wise()) {
         for (int64_t g = 0; g < packer_.groups(); ++g) {
-          SumGroup(columns, g);
-          AddGroup(w, columns, g, y);
+          SumGroup(part, g);
+          AddGroup(w, part, g, y);
         }
       } else {
-        SumGroup(columns, 0);
+        SumGroup(part, 0);
       }
-      FinishRows(w, columns, y);
+      FinishRows(w, part, y);
     }
   }
 
   // The sums of one scale group (of all K, where there is only one).
-  void SumGroup(const Columns& x, int64_t group) {
+  void SumGroup(const Part& x, int64_t group) {
     const int64_t unit = kernel_.nr / kPanelColumns, group_k = packer_.group_elements();
-    if (strips_.size() > 1) {
+    if (x.strip_end - x.strip_begin > 1) {
       // Every k-block of a panel meets all strips while it is in L1.
       for (int64_t k = 0; k < group_k; k += BlockK())
         for (int64_t p = x.begin; p < x.end; p += unit)
-          for (size_t s = 0; s < strips_.size(); ++s) {
+          for (size_t s = x.strip_begin; s < x.strip_end; ++s) {
             TileArgs t = Tile(x, strips_[s], p, group, k);
             // The first strip touches what comes next; the others find it in L1.
-            if (s == 0) t.prefetch += unit * x.weight->panel_bytes();
+            if (s == x.strip_begin) t.prefetch += unit * x.weight->panel_bytes();
             kernel_.run(t);
           }
       return;
@@ -194,7 +210,7 @@ class Loop {
     // Few rows: the weight passes once, in the order it lies in memory.
     for (int64_t p = x.begin; p < x.end; p += unit)
       for (int64_t k = 0; k < group_k; k += BlockK()) {
-        TileArgs t = Tile(x, strips_[0], p, group, k);
+        TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
         t.prefetch += kPrefetchBytes;
         kernel_.run(t);
       }
@@ -206,7 +222,7 @@ class Loop {
     return kernel_.mr == 1 ? packer_.group_elements() : kBlockKOneStrip;
   }
 
-  TileArgs Tile(const Columns& x, const Strip& strip, int64_t p, int64_t group, int64_t k) const {
+  TileArgs Tile(const Part& x, const Strip& strip, int64_t p, int64_t group, int64_t k) const {
     const CpuPackedWeight& weight = *x.weight;
     const int64_t line = k / kLineK;
     TileArgs t;
@@ -214,7 +230,7 @@ class Loop {
     t.panel = weight.panel(p) + (group * weight.group_lines() + line) * weight.line_bytes();
     t.panel_stride = weight.panel_bytes();
     t.lines = std::min(BlockK() / kLineK, weight.group_lines() - line);
-    t.c = x.sums + (strip.row_begin * x.ldc + (p - x.begin) * kPanelColumns) * 4;
+    t.c = x.sums + ((strip.row_begin - x.row_begin) * x.ldc + (p - x.begin) * kPanelColumns) * 4;
     t.ldc = x.ldc;
     t.rows = strip.rows;
     t.panels = static_cast<int>(std::min<int64_t>(kernel_.nr / kPanelColumns, x.end - p));
@@ -224,13 +240,13 @@ class Loop {
   }
 
   // One row's part of the epilogue, over the columns of x that exist.
-  EpilogueRow Row(size_t w, const Columns& x, int64_t r, int64_t group, float* y) const {
+  EpilogueRow Row(size_t w, const Part& x, int64_t r, int64_t group, float* y) const {
     const PackedRow& packed = packed_rows_[size_t(r)];
     const SegmentOutput& output = packed.segment->outputs[lot_.indices[w]];
     const CpuPackedWeight& weight = *x.weight;
     const int64_t column = x.begin * kPanelColumns;
     EpilogueRow row{};
-    row.acc = reinterpret_cast<int32_t*>(x.sums) + r * x.ldc;
+    row.acc = reinterpret_cast<int32_t*>(x.sums) + (r - x.row_begin) * x.ldc;
     row.column_sums = weight.group_sums(group) + column;
     row.correction = packed.correction;
     if (!row_sums_.empty())
@@ -249,16 +265,17 @@ class Loop {
   }
 
   // Sums to y, with `add` onto the y of the groups before.
-  void ScaleRow(size_t w, const Columns& x, int64_t r, EpilogueRow* row, bool add) {
+  void ScaleRow(size_t w, const Part& x, int64_t r, EpilogueRow* row, bool add) {
     if (is_float()) {
-      kernel_.ops->scale_float(reinterpret_cast<const float*>(x.sums) + r * x.ldc, row, add);
+      kernel_.ops->scale_float(reinterpret_cast<const float*>(x.sums) + (r - x.row_begin) * x.ldc,
+                               row, add);
       return;
     }
     CorrectRow(w, x, r, row);
     kernel_.ops->scale(row, add);
   }
 
-  void CorrectRow(size_t w, const Columns& x, int64_t r, EpilogueRow* row) {
+  void CorrectRow(size_t w, const Part& x, int64_t r, EpilogueRow* row) {
     kernel_.ops->correct(row);
     const PackedRow& packed = packed_rows_[size_t(r)];
     const size_t index = lot_.indices[w];
@@ -270,17 +287,17 @@ class Loop {
         .fetch_add(sum, std::memory_order_relaxed);
   }
 
-  void AddGroup(size_t w, const Columns& x, int64_t group, float* y) {
-    for (int64_t r = 0; r < block_rows(); ++r) {
-      EpilogueRow row = Row(w, x, r, group, y + r * x.ldc);
+  void AddGroup(size_t w, const Part& x, int64_t group, float* y) {
+    for (int64_t r = x.row_begin; r < x.row_end; ++r) {
+      EpilogueRow row = Row(w, x, r, group, y + (r - x.row_begin) * x.ldc);
       ScaleRow(w, x, r, &row, group > 0);
     }
   }
 
-  void FinishRows(size_t w, const Columns& x, float* y) {
+  void FinishRows(size_t w, const Part& x, float* y) {
     OutcomeTally tally(&outcomes_, lot_.indices[w]);
-    for (int64_t r = 0; r < block_rows(); ++r) {
-      EpilogueRow row = Row(w, x, r, 0, group_wise() ? y + r * x.ldc : y);
+    for (int64_t r = x.row_begin; r < x.row_end; ++r) {
+      EpilogueRow row = Row(w, x, r, 0, group_wise() ? y + (r - x.row_begin) * x.ldc : y);
       if (row.epilogue->raw()) {
         CorrectRow(w, x, r, &row);
         kernel_.ops->finish_raw(&row);
@@ -312,11 +329,6 @@ class Loop {
 };
 
 }  // namespace
-
-int MembersFor(int64_t rows, int64_t k, int64_t columns, int available) {
-  const int64_t macs = rows * k * columns;
-  return static_cast<int>(std::clamp<int64_t>(macs / kMacsPerMember, 1, available));
-}
 
 void RunTileLoop(const Lot& lot, std::span<RowSegment> segments,
                  std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,

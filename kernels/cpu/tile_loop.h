@@ -30,9 +30,6 @@ struct Lot {
   std::vector<const CpuPackedWeight*> weights;
 };
 
-// Members of the team that `rows` x k x columns is worth, at most `available`.
-int MembersFor(int64_t rows, int64_t k, int64_t columns, int available);
-
 // Computes every segment against every weight of the lot. Types, counts and ranges have been
 // checked by whoever made the Work. Adds the time spent packing to *pack_ns.
 void RunTileLoop(const Lot& lot, std::span<RowSegment> segments,

@@ -1,0 +1,243 @@
+#include "kernels/cpu/calibration.h"
+
+#include <elf.h>
+#include <link.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "kernels/cpu/activation_packer.h"
+#include "kernels/cpu/pack.h"
+
+namespace qmatmul::cpu {
+namespace {
+
+constexpr char kMagic[] = "qmatmul-calibration/1";
+// Lines of the probe's panel: 512 values of K, as the tile loop's blocks.
+constexpr int64_t kProbeLines = 128;
+constexpr int kSamples = 5;
+
+int64_t NowNs() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
+
+// The least of a few samples of `repeats` calls, per call: what it takes when nobody disturbs.
+template <typename F>
+double LeastNs(int repeats, const F& call) {
+  double least = 1e18;
+  for (int i = 0; i < kSamples; ++i) {
+    const int64_t start = NowNs();
+    for (int j = 0; j < repeats; ++j) call();
+    least = std::min(least, double(NowNs() - start) / repeats);
+  }
+  return least;
+}
+
+KernelCost MeasureKernel(const MicroKernel& kernel, Arena* strip, Arena* panel, Arena* sums) {
+  KernelCost cost;
+  const int64_t k = kProbeLines * kLineK;
+  const int64_t line_bytes = kLineValues * BitsOf(kernel.weight) / 8;
+  const int panels = kernel.nr / int(kPanelColumns);
+  const size_t strip_bytes = size_t(kernel.mr) * size_t(k) * size_t(ElementBytes(kernel.operand));
+  const size_t panel_bytes = size_t(panels * kProbeLines * line_bytes);
+  TileArgs t{};
+  t.strip = std::memset(strip->Reserve(strip_bytes), 0, strip_bytes);
+  t.panel = static_cast<uint8_t*>(std::memset(panel->Reserve(panel_bytes), 1, panel_bytes));
+  t.panel_stride = kProbeLines * line_bytes;
+  t.lines = kProbeLines;
+  t.c = sums->Reserve(size_t(kernel.mr * kernel.nr) * 4);
+  t.ldc = kernel.nr;
+  t.panels = panels;
+  t.prefetch = t.panel;
+  for (t.rows = 1; t.rows <= kernel.mr; ++t.rows)
+    cost.line_ns[size_t(t.rows)] =
+        LeastNs(8, [&] { kernel.run(t); }) / double(kProbeLines * panels);
+  std::vector<float> row(size_t(k), 0.0f);
+  cost.pack_ns = LeastNs(16,
+                         [&] {
+                           kernel.ops->interleave(kernel.operand, kernel.kr, false, row.data(), k,
+                                                  kernel.mr, strip->Reserve(strip_bytes));
+                         }) /
+                 double(k);
+  return cost;
+}
+
+double MeasureRead(int64_t bytes) {
+  Arena arena;
+  auto* data = static_cast<uint64_t*>(arena.Reserve(size_t(bytes)));
+  std::memset(data, 1, size_t(bytes));
+  const int repeats = static_cast<int>(std::max<int64_t>(1, (int64_t{4} << 20) / bytes));
+  const double ns = LeastNs(repeats, [&] {
+    uint64_t sums[8] = {};
+    for (int64_t i = 0; i < bytes / 8; i += 8)
+      for (int j = 0; j < 8; ++j) sums[j] += data[i + j];
+    for (uint64_t s : sums) asm volatile("" ::"r"(s));
+  });
+  return double(bytes) / ns;
+}
+
+double MeasureHandOver(ThreadTeam* team) {
+  if (team->size() < 2) return 0;
+  double least = 1e18;
+  for (int i = 0; i < 9; ++i) {
+    std::this_thread::sleep_for(std::chrono::microseconds(300));  // let the members park
+    const int64_t start = NowNs();
+    team->Run(2, [](int) {});
+    least = std::min(least, double(NowNs() - start));
+  }
+  return least;
+}
+
+int AppendBuildId(dl_phdr_info* info, size_t, void* out) {
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    const ElfW(Phdr)& header = info->dlpi_phdr[i];
+    if (header.p_type != PT_NOTE) continue;
+    const auto* p = reinterpret_cast<const uint8_t*>(info->dlpi_addr + header.p_vaddr);
+    for (const uint8_t* end = p + header.p_memsz; p + sizeof(ElfW(Nhdr)) <= end;) {
+      const auto* note = reinterpret_cast<const ElfW(Nhdr)*>(p);
+      const uint8_t* name = p + sizeof(*note);
+      const uint8_t* value = name + (note->n_namesz + 3) / 4 * 4;
+      if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4) {
+        for (uint32_t b = 0; b < note->n_descsz; ++b) {
+          char hex[3];
+          std::snprintf(hex, sizeof hex, "%02x", value[b]);
+          *static_cast<std::string*>(out) += hex;
+        }
+      }
+      p = value + (note->n_descsz + 3) / 4 * 4;
+    }
+  }
+  return 1;  // the program itself comes first; look no further
+}
+
+uint64_t Fnv(std::string_view text) {
+  uint64_t hash = 14695981039346656037ull;
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211ull;
+  return hash;
+}
+
+}  // namespace
+
+Calibration Calibration::Measure(std::span<const MicroKernel* const> kernels, ThreadTeam* team) {
+  Calibration c;
+  Arena strip, panel, sums;
+  for (const MicroKernel* kernel : kernels)
+    c.kernels_[kernel->name] = MeasureKernel(*kernel, &strip, &panel, &sums);
+  c.machine_.call_ns = 1000;
+  c.machine_.finish_ns = 0.3;
+  c.machine_.hand_over_ns = MeasureHandOver(team);
+  c.machine_.read_l2_gbps = MeasureRead(int64_t{256} << 10);
+  c.machine_.read_llc_gbps = MeasureRead(int64_t{8} << 20);
+  c.machine_.read_dram_gbps = MeasureRead(int64_t{64} << 20);
+  return c;
+}
+
+Calibration Calibration::Load(const std::string& path, std::span<const MicroKernel* const> kernels,
+                              ThreadTeam* team) {
+  if (path.empty()) return Measure(kernels, team);
+  const std::string key = Key(kernels);
+  std::ifstream file(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (auto known = Parse(text, key)) {
+    known->from_file_ = true;
+    return *known;
+  }
+  Calibration measured = Measure(kernels, team);
+  const std::string beside = path + "." + std::to_string(getpid());
+  std::ofstream out(beside, std::ios::binary | std::ios::trunc);
+  out << measured.Print(key);
+  out.close();
+  if (!out || std::rename(beside.c_str(), path.c_str()) != 0) std::remove(beside.c_str());
+  return measured;
+}
+
+const KernelCost* Calibration::find(const MicroKernel& kernel) const {
+  const auto it = kernels_.find(std::string_view(kernel.name));
+  return it == kernels_.end() ? nullptr : &it->second;
+}
+
+double Calibration::ReadGBps(int64_t bytes) const {
+  if (bytes <= int64_t{256} << 10) return machine_.read_l2_gbps;
+  return bytes <= int64_t{16} << 20 ? machine_.read_llc_gbps : machine_.read_dram_gbps;
+}
+
+std::optional<double> Calibration::ProductNs(const MicroKernel& kernel, int64_t rows, int64_t k,
+                                             int64_t n, int64_t weight_bytes, int members) const {
+  const KernelCost* cost = find(kernel);
+  if (cost == nullptr) return {};
+  const double lines = double((k + kLineK - 1) / kLineK);
+  const double panels = double((n + kPanelColumns - 1) / kPanelColumns);
+  // Strips are as equal as can be: some of one height, the rest one row higher.
+  const int64_t strips = (rows + kernel.mr - 1) / kernel.mr;
+  double strips_ns = 0;
+  if (strips > 0) {
+    const int64_t low = rows / strips, high = rows % strips;
+    strips_ns = double(strips - high) * cost->line_ns[size_t(low)];
+    if (high > 0) strips_ns += double(high) * cost->line_ns[size_t(low + 1)];
+  }
+  const double compute = strips_ns * lines * panels;
+  const double memory = double(weight_bytes) / ReadGBps(weight_bytes);
+  const double rest = cost->pack_ns * double(rows * k) + machine_.finish_ns * double(rows * n);
+  const double wake = members > 1 ? machine_.hand_over_ns : 0;
+  return machine_.call_ns + wake + (std::max(compute, memory) + rest) / members;
+}
+
+std::string Calibration::Key(std::span<const MicroKernel* const> kernels) {
+  std::string table, build;
+  for (const MicroKernel* kernel : kernels) table += std::string(kernel->name) + ';';
+  dl_iterate_phdr(AppendBuildId, &build);
+  char hash[32];
+  std::snprintf(hash, sizeof hash, "%016llx", static_cast<unsigned long long>(Fnv(table)));
+  return CpuModelName() + " x" + std::to_string(UsableThreads()) + " build " + build + " kernels " +
+         hash;
+}
+
+std::string Calibration::Print(const std::string& key) const {
+  std::ostringstream out;
+  out.precision(17);
+  const MachineCost& m = machine_;
+  out << kMagic << '\n' << key << '\n';
+  out << "machine " << m.call_ns << ' ' << m.finish_ns << ' ' << m.hand_over_ns << ' '
+      << m.read_l2_gbps << ' ' << m.read_llc_gbps << ' ' << m.read_dram_gbps << '\n';
+  for (const auto& [name, cost] : kernels_) {
+    out << name << ' ' << cost.pack_ns;
+    for (const double ns : cost.line_ns) out << ' ' << ns;
+    out << '\n';
+  }
+  const std::string body = out.str();
+  return body + "checksum " + std::to_string(Fnv(body)) + '\n';
+}
+
+std::optional<Calibration> Calibration::Parse(const std::string& text, const std::string& key) {
+  const size_t tail = text.rfind("checksum ");
+  if (tail == std::string::npos) return {};
+  const std::string body = text.substr(0, tail);
+  if (text.substr(tail) != "checksum " + std::to_string(Fnv(body)) + '\n') return {};
+  std::istringstream in(body);
+  std::string magic, file_key, word;
+  if (!std::getline(in, magic) || magic != kMagic) return {};
+  if (!std::getline(in, file_key) || file_key != key) return {};
+  Calibration c;
+  MachineCost& m = c.machine_;
+  if (!(in >> word >> m.call_ns >> m.finish_ns >> m.hand_over_ns >> m.read_l2_gbps >>
+        m.read_llc_gbps >> m.read_dram_gbps) ||
+      word != "machine")
+    return {};
+  while (in >> word) {
+    KernelCost cost;
+    in >> cost.pack_ns;
+    for (double& ns : cost.line_ns) in >> ns;
+    if (!in) return {};
+    c.kernels_[word] = cost;
+  }
+  return c;
+}
+
+}  // namespace qmatmul::cpu

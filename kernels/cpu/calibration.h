@@ -1,0 +1,80 @@
+// What each kernel costs on this machine, measured: the base of selection, of routing and of what runs
+// inline. A short run at start, kept in a file so that the next start need not repeat it.
+//
+// Model: T = call + pack·rows·K + max(Σ_strips line_ns[height]·lines·panels / members, weight bytes / read
+// rate) + finish·rows·N + hand-over to a second member. Micro-kernels are timed on data in L1, memory by
+// reading; the model then knows every shape, and its predictions are checked against whole products by
+// tests (tests/kernels/calibration_test.cc).
+//
+// The file is text: a key (CPU, build, kernel table), the numbers, a checksum. It is written beside its
+// place and renamed, so a process killed half-way leaves the old one or none. Another key, a missing file
+// or a wrong checksum mean measuring again; a file that cannot be written costs the next start the
+// measurement and nothing else.
+//
+// Thread-safety: immutable once made.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "kernels/cpu/micro_kernel.h"
+#include "kernels/cpu/thread_team.h"
+
+namespace qmatmul::cpu {
+
+inline constexpr int kStripRowsMax = 32;
+
+// One kernel's times.
+struct KernelCost {
+  // A strip of `height` rows against one line of one panel, in L1, ns. [0] is unused.
+  std::array<double, kStripRowsMax + 1> line_ns{};
+  double pack_ns = 0;  // per activation value, int8
+};
+
+// The machine's.
+struct MachineCost {
+  double call_ns = 0;         // a call with next to nothing to do
+  double finish_ns = 0;       // per output value
+  double hand_over_ns = 0;    // waking a parked team member and waiting for it
+  double read_l2_gbps = 0;    // one member reading 256 KiB again and again
+  double read_llc_gbps = 0;   // 8 MiB
+  double read_dram_gbps = 0;  // 64 MiB
+};
+
+class Calibration {
+ public:
+  // Times every kernel of `kernels` (those this CPU can run). Takes well under 2 s.
+  static Calibration Measure(std::span<const MicroKernel* const> kernels, ThreadTeam* team);
+  // From the file when its key fits, else measured and, if it can be, written. An empty path: no file.
+  static Calibration Load(const std::string& path, std::span<const MicroKernel* const> kernels,
+                          ThreadTeam* team);
+
+  bool from_file() const { return from_file_; }
+  const MachineCost& machine() const { return machine_; }
+  // Null for a kernel that was not measured.
+  const KernelCost* find(const MicroKernel& kernel) const;
+
+  // Predicted time of one product with `members` members; empty when the kernel was not measured.
+  // `weight_bytes` is what the panels take.
+  std::optional<double> ProductNs(const MicroKernel& kernel, int64_t rows, int64_t k, int64_t n,
+                                  int64_t weight_bytes, int members) const;
+
+  // What the file holds, checksum included.
+  std::string Print(const std::string& key) const;
+  static std::optional<Calibration> Parse(const std::string& text, const std::string& key);
+  // CPU, build and kernel table in one line.
+  static std::string Key(std::span<const MicroKernel* const> kernels);
+
+ private:
+  double ReadGBps(int64_t bytes) const;
+
+  std::map<std::string, KernelCost, std::less<>> kernels_;
+  MachineCost machine_;
+  bool from_file_ = false;
+};
+
+}  // namespace qmatmul::cpu

@@ -1,0 +1,415 @@
+// Every kernel of every device against the reference, bit for bit, through the Device door.
+//
+// A kernel is one row of Device::Kernels(); a new one is tested without an edit here. What this
+// machine cannot run is SKIPPED with its reason. The same file is built once more against the
+// library whose missing instruction sets are emulated.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/devices.h"
+#include "tests/support/product_case.h"
+
+namespace qmatmul {
+namespace {
+
+using test::CheckProduct;
+using test::Fill;
+using test::FloatRows;
+using test::ProductCase;
+using test::ProductRequest;
+using test::Random;
+using test::TestActivations;
+using test::TestWeight;
+
+struct Row {
+  Device* device;
+  KernelInfo kernel;
+};
+
+// Opened once: three members, so that columns are split unevenly.
+const std::vector<std::unique_ptr<Device>>& Devices() {
+  static const auto devices =
+      OpenDevices({.threads = 3, .team_spin_us_max = 0, .disabled_kernels = ""});
+  return devices;
+}
+
+std::vector<Row> Rows() {
+  std::vector<Row> rows;
+  for (const auto& device : Devices())
+    for (const KernelInfo& kernel : device->Kernels()) rows.push_back({device.get(), kernel});
+  return rows;
+}
+
+constexpr Layout kLayouts[] = {Layout::kKN, Layout::kNK};
+constexpr DataType kScaleTypes[] = {DataType::kF32, DataType::kF16, DataType::kBF16};
+constexpr DataType kFloatTypes[] = {DataType::kF32, DataType::kF16, DataType::kBF16};
+constexpr DataType kOutputTypes[] = {DataType::kInt32, DataType::kInt16, DataType::kInt8,
+                                     DataType::kF32,   DataType::kF16,   DataType::kBF16};
+constexpr Overflow kOverflows[] = {Overflow::kSaturate, Overflow::kWrap, Overflow::kError};
+
+class Conformance : public testing::TestWithParam<Row> {
+ protected:
+  void SetUp() override {
+    const KernelInfo& kernel = GetParam().kernel;
+    if (!kernel.supported || kernel.disabled) GTEST_SKIP() << kernel.name << ": " << kernel.reason;
+  }
+
+  void Check(const ProductCase& product) {
+    CheckProduct(GetParam().device, GetParam().kernel.name, product);
+  }
+  Arithmetic arithmetic() const { return GetParam().kernel.arithmetic; }
+  bool weight_only() const { return arithmetic() == Arithmetic::kW8A32; }
+  DataType weight_type() const { return GetParam().kernel.weight; }
+
+  // A weight of the kernel's type; INT4 in groups when `groups` > 1 divides k.
+  TestWeight Weight(int64_t k, int64_t n, Fill fill, int64_t groups = 1) {
+    const Layout layout = random_.Pick<Layout>(kLayouts);
+    WeightSpec spec = test::MakeSpec(weight_type(), layout, k, n, k % groups == 0 ? k / groups : k);
+    if (weight_type() != DataType::kInt4) {
+      const std::array<int64_t, 3> counts = {0, 1, n};
+      spec = test::WithScales(spec, random_.Pick<DataType>(kScaleTypes),
+                              random_.Pick<int64_t>(counts));
+    } else {
+      spec.scale_dtype = random_.Pick<DataType>(kScaleTypes);
+    }
+    if (random_.Chance(50)) spec = test::WithBias(spec);
+    return MakeWeight(spec, fill, &random_);
+  }
+
+  // Activations of a random type that the arithmetic and K allow.
+  TestActivations Activations(int64_t rows, int64_t k, Fill fill = Fill::kRandom) {
+    if (weight_only())
+      return FloatActivations(random_.Pick<DataType>(kFloatTypes), rows, k, FloatRows::kOrdinary,
+                              Quantization::kNone, &random_);
+    const bool wide_ok = k <= kInnerMaxWide;
+    switch (random_.Between(0, wide_ok ? 4 : 1)) {
+      case 0: return IntegerActivations(DataType::kInt8, rows, k, fill, &random_);
+      case 1:
+        return FloatActivations(random_.Pick<DataType>(kFloatTypes), rows, k, FloatRows::kOrdinary,
+                                Quantization::kDynamic, &random_);
+      case 2: return WithZeroPoints(IntegerActivations(DataType::kUint8, rows, k, fill, &random_));
+      case 3: return WithZeroPoints(IntegerActivations(DataType::kInt8, rows, k, fill, &random_));
+      default: {
+        TestActivations a = FloatActivations(random_.Pick<DataType>(kFloatTypes), rows, k,
+                                             FloatRows::kOrdinary, Quantization::kStatic, &random_);
+        a.scales.assign(random_.Chance(50) ? static_cast<size_t>(rows) : 1, 0.0f);
+        for (float& scale : a.scales) scale = test::OrdinaryScale(&random_);
+        if (a.scales.empty()) a.scales = {0.25f};
+        return WithZeroPoints(std::move(a));
+      }
+    }
+  }
+
+  // None, one for the tensor, or one per row; the ends of the range come often.
+  TestActivations WithZeroPoints(TestActivations a) {
+    const int64_t low = a.dtype == DataType::kUint8 ? 0 : -128;
+    const std::array<size_t, 3> counts = {0, 1, static_cast<size_t>(a.rows)};
+    a.zero_points.resize(random_.Pick<size_t>(counts));
+    for (int32_t& z : a.zero_points) {
+      const int64_t end = random_.Chance(50) ? low : low + 255;
+      z = static_cast<int32_t>(random_.Chance(60) ? end : random_.Between(low, low + 255));
+    }
+    if (IsFloat(a.dtype) || random_.Chance(40)) return a;
+    a.scales.assign(random_.Chance(50) ? static_cast<size_t>(a.rows) : 1, 0.0f);
+    for (float& scale : a.scales) scale = test::OrdinaryScale(&random_);
+    return a;
+  }
+
+  // An epilogue that numerics §3 allows for this weight and arithmetic.
+  Epilogue AnyEpilogue(const WeightSpec& spec) {
+    Epilogue e;
+    e.dtype = random_.Pick<DataType>(kOutputTypes);
+    e.overflow = random_.Pick<Overflow>(kOverflows);
+    e.scaled = (e.dtype == DataType::kInt8 || e.dtype == DataType::kInt16) && random_.Chance(60);
+    const bool raw_ok = !spec.group_wise() && !weight_only();
+    if (e.raw() && !raw_ok) {
+      if (e.dtype == DataType::kInt32) e.dtype = DataType::kF32;
+      else e.scaled = true;
+    }
+    if (e.scaled) {
+      const int64_t limit = e.dtype == DataType::kInt8 ? 128 : 32768;
+      e.scale = random_.Chance(20) ? 0x1p-47f : 40.0f * std::fabs(test::OrdinaryScale(&random_));
+      e.zero_point =
+          static_cast<int32_t>(random_.Chance(30) ? -limit : random_.Between(-limit, limit - 1));
+    }
+    e.skip_bias = e.raw() || random_.Chance(30);
+    if (!e.raw() && random_.Chance(40)) e.activation = Activation::kRelu;
+    return e;
+  }
+
+  ProductCase Case(std::string name, std::vector<TestWeight> weights,
+                   std::vector<TestActivations> activations) {
+    ProductCase product{.name = std::move(name),
+                        .weights = std::move(weights),
+                        .requests = {},
+                        .arithmetic = arithmetic(),
+                        .row_checks = false};
+    product.row_checks = !weight_only() && random_.Chance(50);
+    for (TestActivations& a : activations) {
+      ProductRequest request{.activations = std::move(a), .epilogues = {}};
+      for (const TestWeight& weight : product.weights)
+        request.epilogues.push_back(AnyEpilogue(weight.spec));
+      request.row_gap_bytes = random_.Chance(30) ? random_.Between(1, 70) : 0;
+      product.requests.push_back(std::move(request));
+    }
+    return product;
+  }
+
+  static std::string ShapeName(int64_t m, int64_t k, int64_t n) {
+    return "M=" + std::to_string(m) + " K=" + std::to_string(k) + " N=" + std::to_string(n);
+  }
+
+  Random random_{20240607};
+};
+
+TEST_P(Conformance, EdgesOfTilesInEveryDimension) {
+  // Around mr (1 … 16), kr (2, 4, 64) and nr (16, 32, 64) of any kernel, primes between.
+  const std::array<int64_t, 17> ms = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 31};
+  const std::array<int64_t, 17> ks = {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97};
+  const std::array<int64_t, 16> ns = {1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65};
+  for (int64_t m : ms) {
+    for (int i = 0; i < 6; i++) {
+      const int64_t k = random_.Pick<int64_t>(ks), n = random_.Pick<int64_t>(ns);
+      Check(Case(ShapeName(m, k, n), {Weight(k, n, Fill::kRandom)}, {Activations(m, k)}));
+    }
+  }
+  for (int64_t k : ks)
+    Check(Case(ShapeName(3, k, 19), {Weight(k, 19, Fill::kRandom)}, {Activations(3, k)}));
+  for (int64_t n : ns)
+    Check(Case(ShapeName(5, 23, n), {Weight(23, n, Fill::kRandom)}, {Activations(5, 23)}));
+}
+
+TEST_P(Conformance, LargerThanBlocks) {
+  // More rows, panels and k-blocks than one pass takes; enough work for every member of the team.
+  const std::array<std::array<int64_t, 3>, 5> shapes = {
+      {{67, 521, 131}, {1, 2053, 1031}, {2, 1025, 1500}, {200, 96, 80}, {6, 4099, 200}}};
+  for (auto [m, k, n] : shapes)
+    Check(Case(ShapeName(m, k, n), {Weight(k, n, Fill::kRandom)}, {Activations(m, k)}));
+}
+
+TEST_P(Conformance, ExtremeValues) {
+  const std::array<Fill, 4> fills = {Fill::kLowest, Fill::kHighest, Fill::kMinusHighest,
+                                     Fill::kAlternating};
+  for (Fill weight_fill : fills)
+    for (Fill fill : fills)
+      Check(Case("fills " + std::to_string(int(weight_fill)) + " " + std::to_string(int(fill)),
+                 {Weight(259, 35, weight_fill)},
+                 {Activations(7, 259, fill), Activations(1, 259, fill)}));
+}
+
+TEST_P(Conformance, LongestK) {
+  const int64_t k = kInnerMax;
+  for (Fill fill : {Fill::kLowest, Fill::kHighest, Fill::kRandom})
+    Check(Case(ShapeName(2, k, 3), {Weight(k, 3, fill)}, {Activations(2, k, fill)}));
+  if (weight_only()) return;
+  // The longest with wide operands: 65,793 · 255 · −128 is 128 from the edge of int32.
+  const int64_t wide = kInnerMaxWide;
+  TestActivations unsigned_row =
+      IntegerActivations(DataType::kUint8, 1, wide, Fill::kHighest, &random_);
+  TestActivations shifted = IntegerActivations(DataType::kInt8, 1, wide, Fill::kLowest, &random_);
+  shifted.zero_points = {127};
+  Check(Case(ShapeName(2, wide, 2), {Weight(wide, 2, Fill::kLowest)}, {unsigned_row, shifted}));
+}
+
+TEST_P(Conformance, ZeroPointsAtBothEnds) {
+  if (weight_only()) GTEST_SKIP() << "W8A32 takes no zero points";
+  for (DataType dtype : {DataType::kInt8, DataType::kUint8}) {
+    const int32_t low = dtype == DataType::kUint8 ? 0 : -128;
+    for (const std::vector<int32_t>& zero_points :
+         {std::vector<int32_t>{low}, {low + 255}, {low, low + 255, 0, 1, low + 7}}) {
+      TestActivations a = IntegerActivations(dtype, 5, 70, Fill::kAlternating, &random_);
+      a.zero_points = zero_points;
+      Check(Case("zero points of " + std::string(NameOf(dtype)), {Weight(70, 33, Fill::kRandom)},
+                 {a}));
+    }
+  }
+}
+
+TEST_P(Conformance, EveryOutputTypeAndOverflowRule) {
+  const TestWeight weight = [&] {
+    WeightSpec spec = test::MakeSpec(weight_type(), Layout::kKN, 37, 19);
+    return MakeWeight(test::WithBias(test::WithScales(spec, DataType::kF32, 19)), Fill::kRandom,
+                      &random_);
+  }();
+  for (DataType dtype : kOutputTypes) {
+    for (Overflow overflow : kOverflows) {
+      for (bool scaled : {false, true}) {
+        for (Activation activation : {Activation::kNone, Activation::kRelu}) {
+          Epilogue e{
+              .dtype = dtype, .overflow = overflow, .scaled = scaled, .activation = activation};
+          if (scaled && dtype != DataType::kInt8 && dtype != DataType::kInt16) continue;
+          if (e.raw() && (activation == Activation::kRelu || weight_only())) continue;
+          e.skip_bias = e.raw();
+          if (scaled) e.scale = 3.0f, e.zero_point = -5;
+          ProductCase product =
+              Case(std::string(NameOf(dtype)), {weight}, {Activations(6, 37), Activations(5, 37)});
+          for (ProductRequest& request : product.requests) request.epilogues = {e};
+          Check(product);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Conformance, EveryActivationType) {
+  const TestWeight weight = Weight(61, 21, Fill::kRandom);
+  for (DataType dtype : kFloatTypes) {
+    for (FloatRows kind : {FloatRows::kOrdinary, FloatRows::kCorners}) {
+      if (weight_only()) {
+        Check(Case("weight-only", {weight},
+                   {FloatActivations(dtype, 16, 61, kind, Quantization::kNone, &random_)}));
+        continue;
+      }
+      Check(Case("dynamic", {weight},
+                 {FloatActivations(dtype, 16, 61, kind, Quantization::kDynamic, &random_)}));
+      for (float scale : {0.5f, -0.03f, 0x1p-47f, 0x1p47f}) {
+        TestActivations a = FloatActivations(dtype, 16, 61, kind, Quantization::kStatic, &random_);
+        a.scales = {scale};
+        a.zero_points = {-4};
+        Check(Case("static", {weight}, {a}));
+      }
+    }
+  }
+}
+
+// Epilogue inputs at the edges of F16, BF16 and fp32's denormals: sums of 0 plus such a bias.
+TEST_P(Conformance, FloatCornersOfTheEpilogue) {
+  const std::vector<float> corners = {
+      0.0f,      -0.0f,        0x1p-149f,   -0x1p-149f, 0x1p-126f, 0x1.fffffcp-127f,
+      65504,     65519,        65520,       -65520,     0x1p-24f,  0x1p-25f,
+      0x3p-25f,  0x1.ffcp-15f, 2049,        2051,       0x1p-134f, 0x3p-134f,
+      0x1p-133f, 1 + 0x1p-8f,  1 + 0x3p-8f, 0x1p120f,   -0x1p120f, 0.5f,
+      1.5f,      2.5f,         -0.5f,       -1.5f,      127.5f,    128.5f,
+      -128.5f,   32767.5f,     0x1p31f};
+  const auto n = static_cast<int64_t>(corners.size());
+  WeightSpec spec = test::MakeSpec(weight_type(), Layout::kNK, 3, n);
+  TestWeight weight =
+      MakeWeight(test::WithScales(spec, DataType::kF32, n), Fill::kRandom, &random_);
+  weight.spec = test::WithBias(weight.spec);
+  weight.bias = corners;
+  const TestActivations zeros =
+      test::FloatActivationsOf(DataType::kF32, 1, 3, {0, 0, 0},
+                               weight_only() ? Quantization::kNone : Quantization::kDynamic);
+  for (DataType dtype : kOutputTypes) {
+    if (dtype == DataType::kInt32) continue;
+    for (Overflow overflow : kOverflows) {
+      ProductCase product = Case("corners", {weight}, {zeros});
+      Epilogue e{.dtype = dtype, .overflow = overflow};
+      e.scaled = !IsFloat(dtype);
+      product.requests[0].epilogues = {e};
+      Check(product);
+    }
+  }
+}
+
+TEST_P(Conformance, RefusedRowsLeaveTheOthersAlone) {
+  const TestWeight weight = Weight(40, 17, Fill::kRandom);
+  const Quantization quantization = weight_only() ? Quantization::kNone : Quantization::kDynamic;
+  TestActivations good =
+      FloatActivations(DataType::kF32, 3, 40, FloatRows::kOrdinary, quantization, &random_);
+  for (float poison : {INFINITY, -INFINITY, NAN, std::nextafter(0x1p53f, INFINITY)}) {
+    TestActivations bad =
+        FloatActivations(DataType::kF32, 4, 40, FloatRows::kOrdinary, quantization, &random_);
+    std::memcpy(bad.memory[0]->data() + 4 * (2 * 40 + 39), &poison, 4);
+    Check(Case("poison", {weight}, {good, bad, good}));
+  }
+}
+
+TEST_P(Conformance, ManyRequestsInOneRun) {
+  for (int i = 0; i < 6; i++) {
+    const int64_t k = random_.Between(1, 150), n = random_.Between(1, 90);
+    std::vector<TestActivations> activations;
+    for (int64_t r = random_.Between(2, 9); r > 0; r--) {
+      activations.push_back(Activations(random_.Between(0, 9), k));
+      SplitAtRandom(&activations.back(), static_cast<int>(random_.Between(0, 5)), &random_);
+    }
+    Check(
+        Case("mixed " + ShapeName(0, k, n), {Weight(k, n, Fill::kRandom)}, std::move(activations)));
+  }
+}
+
+TEST_P(Conformance, SegmentsOfOneRequest) {
+  for (int i = 0; i < 5; i++) {
+    const int64_t k = random_.Between(1, 90), n = random_.Between(1, 60);
+    ProductCase product = Case("segments " + ShapeName(20, k, n), {Weight(k, n, Fill::kRandom)},
+                               {Activations(20, k), Activations(3, k)});
+    SplitAtRandom(&product.requests[0].activations, 6, &random_);
+    // Row 7 and rows 18, 19 belong to another batch: nobody writes them here.
+    product.requests[0].segments = {{8, 10}, {0, 1}, {1, 6}};
+    Check(product);
+  }
+}
+
+TEST_P(Conformance, SeveralWeightsShareTheRows) {
+  const int64_t k = 144;
+  std::vector<TestWeight> weights;
+  for (int64_t n : {int64_t{1}, int64_t{64}, int64_t{37}, int64_t{16}})
+    weights.push_back(Weight(k, n, Fill::kRandom, 3));
+  Check(Case("four weights", weights, {Activations(9, k), Activations(1, k)}));
+  weights.resize(kWeightsPerCallMax, weights[2]);
+  Check(Case("sixteen weights", weights, {Activations(2, k)}));
+}
+
+TEST_P(Conformance, Groups) {
+  if (weight_type() != DataType::kInt4) GTEST_SKIP() << "only INT4 has groups";
+  for (int64_t group : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{4}, int64_t{6}, int64_t{32},
+                        int64_t{33}, int64_t{128}, int64_t{513}})
+    for (int64_t groups : {int64_t{1}, int64_t{2}, int64_t{5}})
+      Check(Case("group " + std::to_string(group) + " x " + std::to_string(groups),
+                 {Weight(group * groups, 37, Fill::kRandom, groups)},
+                 {Activations(7, group * groups), Activations(1, group * groups)}));
+}
+
+TEST_P(Conformance, RandomShapes) {
+  for (int i = 0; i < 60; i++) {
+    const int64_t m = random_.Between(0, 40), k = random_.Between(1, 300),
+                  n = random_.Between(1, 130);
+    const Fill fill = random_.Chance(30) ? Fill::kAlternating : Fill::kRandom;
+    Check(Case(ShapeName(m, k, n), {Weight(k, n, fill, random_.Between(1, 4))},
+               {Activations(m, k, fill)}));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, Conformance, testing::ValuesIn(Rows()), [](const auto& row) {
+  std::string name = row.param.kernel.name;
+  std::replace_if(
+      name.begin(), name.end(),
+      [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
+  return name;
+});
+
+// The device's own choice, with weights of every type in one call: each goes to a kernel that fits
+// it.
+TEST(ConformanceOfTheChoice, WeightsOfEveryTypeInOneRun) {
+  Random random(5);
+  const int64_t k = 120;
+  for (const auto& device : Devices()) {
+    for (int64_t rows : {1, 2, 33}) {
+      ProductCase product{.name = "mixed weights", .weights = {}, .requests = {}};
+      ProductRequest request{
+          .activations = IntegerActivations(DataType::kInt8, rows, k, Fill::kRandom, &random),
+          .epilogues = {}};
+      request.activations.zero_points = {3};
+      for (DataType dtype : {DataType::kInt8, DataType::kInt4, DataType::kInt2}) {
+        for (int64_t n : {5, 50}) {
+          product.weights.push_back(
+              MakeWeight(test::MakeSpec(dtype, Layout::kKN, k, n, k / 4), Fill::kRandom, &random));
+          request.epilogues.push_back({.dtype = DataType::kF32});
+        }
+      }
+      product.requests.push_back(std::move(request));
+      CheckProduct(device.get(), "", product);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qmatmul
