@@ -12,9 +12,9 @@ namespace qmatmul {
 struct DeviceOptions {
   int threads = 0;           // CPU team size; 0: what the cgroup quota and affinity allow
   int team_spin_us_max = 0;  // how long an idle team member spins before it parks
+  std::string disabled_kernels = {};  // comma-separated names or prefixes: "cpu.avx512_vnni,cpu.avx2"
   // Where the CPU's measured costs are kept between starts; empty: measured at every start.
-  std::string calibration_file;
-  std::string disabled_kernels;  // comma-separated names or prefixes: "cpu.avx512_vnni,cpu.avx2"
+  std::string calibration_file = {};
 };
 
 // Opens every device this machine has; the CPU is always the first.
