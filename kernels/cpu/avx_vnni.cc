@@ -31,6 +31,7 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c,avxvnni")
 #define QMATMUL_F16C
+#define QMATMUL_FLOAT_LANES 8
 #endif
 
 namespace qmatmul::cpu {
@@ -151,20 +152,20 @@ inline void AddLine(const TileArgs& t, int64_t line, __m256i* left, __m256i* rig
   *right = Dot<kWeight>(*right, x, b_right);
 }
 
-inline __m256i Total(const __m256i (&s)[4]) {
-  return _mm256_add_epi32(_mm256_add_epi32(s[0], s[1]), _mm256_add_epi32(s[2], s[3]));
+inline __m256i Total(const __m256i (&s)[2]) {
+  return _mm256_add_epi32(s[0], s[1]);
 }
 
-// One row: four lines a step, each with its own sums, hide vpdpbusd's latency.
+// One row: two lines a step, each with its own sums, hide vpdpbusd's latency.
 template <DataType kWeight>
 void RunGemv(const TileArgs& t) {
-  __m256i left[4], right[4];
-#pragma GCC unroll 4
-  for (int u = 0; u < 4; ++u) left[u] = right[u] = _mm256_setzero_si256();
+  __m256i left[2], right[2];
+#pragma GCC unroll 2
+  for (int u = 0; u < 2; ++u) left[u] = right[u] = _mm256_setzero_si256();
   int64_t i = 0;
-  for (; i + 4 <= t.lines; i += 4) {
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) AddLine<kWeight>(t, i + u, &left[u], &right[u]);
+  for (; i + 2 <= t.lines; i += 2) {
+#pragma GCC unroll 2
+    for (int u = 0; u < 2; ++u) AddLine<kWeight>(t, i + u, &left[u], &right[u]);
   }
   for (; i < t.lines; ++i) AddLine<kWeight>(t, i, &left[0], &right[0]);
   auto* c = static_cast<int32_t*>(t.c);

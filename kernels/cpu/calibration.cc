@@ -59,6 +59,7 @@ KernelCost MeasureKernel(const MicroKernel& kernel, Arena* strip, Arena* panel, 
   for (t.rows = 1; t.rows <= kernel.mr; ++t.rows)
     cost.line_ns[size_t(t.rows)] =
         LeastNs(8, [&] { kernel.run(t); }) / double(kProbeLines * panels);
+  if (kernel.release != nullptr) kernel.release();
   std::vector<float> row(size_t(k), 0.0f);
   cost.pack_ns = LeastNs(16,
                          [&] {
