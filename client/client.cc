@@ -1,5 +1,6 @@
 #include "client/client.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -36,6 +37,13 @@ Status CheckId(std::string_view id) {
                      " bytes has some that are not printable ASCII; use A-Z a-z 0-9 . _ -");
 }
 
+// Keeps gRPC running to the end of the process. When its last object goes, grpc_shutdown joins a thread
+// that may sit in a poll of 10 s: seen here, every third process took 10 s to end.
+void KeepGrpc() {
+  static const bool kept = (grpc_init(), true);
+  (void)kept;
+}
+
 Status CheckIds(std::span<const Product> products) {
   for (const Product& product : products)
     if (Status status = CheckId(product.weight); !status.ok()) return status;
@@ -59,6 +67,7 @@ struct Connection {
 
 struct Client::Connections {
   explicit Connections(ClientOptions client_options) : options(std::move(client_options)) {
+    KeepGrpc();
     const int count = std::clamp(options.connections, 1, kConnectionsMax);
     for (int i = 0; i < count; ++i) {
       grpc::ChannelArguments arguments;
@@ -94,8 +103,7 @@ struct Client::Connections {
     if (timeout <= std::chrono::milliseconds::zero()) timeout = options.timeout;
     context->set_deadline(std::chrono::system_clock::now() + timeout);
     // Balancers hash it, so that a replica keeps its share of the weights.
-    if (!weight.empty())
-      context->AddMetadata("qmatmul-weight", std::string(weight));
+    if (!weight.empty()) context->AddMetadata("qmatmul-weight", std::string(weight));
   }
 
   const ClientOptions options;

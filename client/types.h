@@ -72,7 +72,7 @@ struct WeightUpload {
   std::span<const std::byte> data = {};
   Scales scales = {};
   std::span<const float> bias = {};
-  bool replace = false;        // the name may move to this content, whatever it holds
+  bool replace = false;             // the name may move to this content, whatever it holds
   std::string replace_digest = {};  // … or only if it holds this digest now
 };
 
@@ -119,7 +119,7 @@ struct Activations {
   int64_t k = 0;
   std::span<const std::byte> data = {};
   bool dynamic = false;  // float activations: one scale a row, computed by the server
-  Scales scales = {};         // static scales: none, 1 or `rows`
+  Scales scales = {};    // static scales: none, 1 or `rows`
   std::span<const int32_t> zero_points = {};  // none, 1 or `rows`
 };
 

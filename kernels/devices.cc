@@ -23,6 +23,6 @@ std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options) {
   return devices;
 }
 
-std::vector<std::string> KnownDeviceKinds() { return {"cpu"}; }
+std::vector<std::string> KnownDeviceKinds() { return {"cpu", "cuda", "vulkan"}; }
 
 }  // namespace qmatmul

@@ -12,7 +12,8 @@ namespace qmatmul {
 struct DeviceOptions {
   int threads = 0;           // CPU team size; 0: what the cgroup quota and affinity allow
   int team_spin_us_max = 0;  // how long an idle team member spins before it parks
-  std::string disabled_kernels = {};  // comma-separated names or prefixes: "cpu.avx512_vnni,cpu.avx2"
+  std::string disabled_kernels =
+      {};  // comma-separated names or prefixes: "cpu.avx512_vnni,cpu.avx2"
   // Where the CPU's measured costs are kept between starts; empty: measured at every start.
   std::string calibration_file = {};
 };
@@ -20,7 +21,7 @@ struct DeviceOptions {
 // Opens every device this machine has; the CPU is always the first.
 std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options);
 
-// Every kind there is a folder for, present or not.
+// Every kind that requests may name, whether this build or machine has it or not.
 std::vector<std::string> KnownDeviceKinds();
 
 }  // namespace qmatmul

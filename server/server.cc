@@ -22,6 +22,8 @@ namespace qmatmul {
 namespace {
 
 constexpr auto kTick = std::chrono::seconds(1);
+constexpr auto kQuietPoll = std::chrono::milliseconds(2);
+constexpr int kQuietPolls = 25;
 constexpr const char* kServiceNames[] = {"qmatmul.v1.WeightService", "qmatmul.v1.MatMulService",
                                          "qmatmul.v1.InfoService", "qmatmul.v1.AdminService"};
 
@@ -188,27 +190,32 @@ void Server::BeginDrain() {
   Log(LogLevel::kInfo, "draining: health is NOT_SERVING");
 }
 
+bool Server::AwaitCalls(std::chrono::system_clock::time_point deadline) {
+  // A call that gRPC had just taken in may not be counted yet, so one look that finds none proves
+  // nothing: it must stay so for a while.
+  int quiet_polls = 0;
+  while (quiet_polls < kQuietPolls && std::chrono::system_clock::now() < deadline) {
+    std::this_thread::sleep_for(kQuietPoll);
+    quiet_polls = parts_->context.calls.load(std::memory_order_acquire) == 0 ? quiet_polls + 1 : 0;
+  }
+  return quiet_polls > 0;
+}
+
 bool Server::Shutdown() {
   Parts& parts = *parts_;
-  if (parts.is_shut_down) return true;
+  if (parts.is_shut_down || parts.grpc == nullptr) return true;
   parts.is_shut_down = true;
-  bool complete = true;
-  if (parts.grpc != nullptr) {
-    const auto deadline = std::chrono::system_clock::now() + parts.drain_max;
-    // Shutdown sends GOAWAY, refuses new calls, and waits for all that are open. Health watches are
-    // open for as long as their client likes, so it waits on a thread of its own while we wait for
-    // our calls.
-    std::thread drain([&] { parts.grpc->Shutdown(deadline); });
-    while (parts.context.calls.load(std::memory_order_acquire) > 0 &&
-           std::chrono::system_clock::now() < deadline)
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    complete = parts.context.calls.load(std::memory_order_acquire) == 0;
-    parts.engine.Stop();
-    parts.loader.Stop();
-    grpc_server_cancel_all_calls(parts.grpc->c_server());
-    drain.join();
-    parts.grpc->Wait();
-  }
+  const auto deadline = std::chrono::system_clock::now() + parts.drain_max;
+  // Shutdown sends GOAWAY, refuses new calls, and waits for all that are open. Health watches are
+  // open for as long as their client likes, so it waits on a thread of its own while we wait for
+  // our calls.
+  std::thread drain([&] { parts.grpc->Shutdown(deadline); });
+  const bool complete = AwaitCalls(deadline);
+  parts.engine.Stop();
+  parts.loader.Stop();
+  grpc_server_cancel_all_calls(parts.grpc->c_server());
+  drain.join();
+  parts.grpc->Wait();
   parts.exposer.reset();
   Log(complete ? LogLevel::kInfo : LogLevel::kWarn,
       complete ? "stopped: every accepted call was answered"

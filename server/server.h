@@ -12,6 +12,7 @@
 //   2. When the destructor returns no thread of the server is left.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -50,6 +51,8 @@ class Server {
   bool StartGrpc(const Options& options, std::string* error);
   bool StartHttp(const Options& options, std::string* error);
   void SetServing(bool serving);
+  // True when no call of ours is left, false when the deadline came first.
+  bool AwaitCalls(std::chrono::system_clock::time_point deadline);
 
   std::unique_ptr<Parts> parts_;
   std::vector<std::string> addresses_;

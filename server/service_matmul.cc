@@ -33,7 +33,7 @@ class MatMulCall final : public grpc::ServerUnaryReactor, private Request {
     Metrics& metrics = context_.engine.metrics();
     const Clock& clock = context_.engine.clock();
     const int64_t done_ns = clock.NowNs();
-    const int64_t since_ns = admitted_ns != 0 ? admitted_ns : done_ns;
+    const int64_t since_ns = admitted_ns;  // 0 when it was refused before
     metrics.Add(status.ok() ? Counter::kRequestsOk : Counter::kRequestsFailed);
     if (status.ok()) {
       // gRPC gathered the request's payload into one string, and copies the reply's out of another.
@@ -42,6 +42,7 @@ class MatMulCall final : public grpc::ServerUnaryReactor, private Request {
     }
     Finish(ToGrpc(context_, status));
     const int64_t end_ns = clock.NowNs();
+    if (since_ns == 0) return;
     metrics.Observe(Histogram::kOutputNs, end_ns - done_ns);
     metrics.Observe(Histogram::kRequestNs, end_ns - since_ns);
   }

@@ -212,11 +212,11 @@ constexpr int kRowsMin = 16;
 
 constexpr MicroKernel kKernels[] = {
     {"cpu.amx_int8.s8s8s32.32x32x64", Supported, k8, kW8A8, kS8, 32, 32, 64, 50, Run<k8>, &kRowOps,
-     kRowsMin, Release},
+     nullptr, nullptr, kRowsMin, Release},
     {"cpu.amx_int8.s8s4s32.32x32x64", Supported, k4, kW8A8, kS8, 32, 32, 64, 50, Run<k4>, &kRowOps,
-     kRowsMin, Release},
+     nullptr, nullptr, kRowsMin, Release},
     {"cpu.amx_int8.s8s2s32.32x32x64", Supported, k2, kW8A8, kS8, 32, 32, 64, 50, Run<k2>, &kRowOps,
-     kRowsMin, Release},
+     nullptr, nullptr, kRowsMin, Release},
 };
 
 }  // namespace

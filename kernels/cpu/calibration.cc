@@ -40,6 +40,22 @@ double LeastNs(int repeats, const F& call) {
   return least;
 }
 
+void MeasureOutliers(const MicroKernel& kernel, TileArgs t, KernelCost* cost) {
+  Arena clean, list;
+  auto* lines = static_cast<uint8_t*>(clean.Reserve(size_t(t.lines) * kLineValues));
+  auto* outliers =
+      static_cast<Outlier*>(list.Reserve(size_t(t.lines) * kLineValues / 2 * sizeof(Outlier)));
+  cost->clean_ns =
+      LeastNs(8, [&] { kernel.set_outliers_aside(t.panel, t.lines, lines, outliers); }) /
+      double(t.lines);
+  // One on every line, in turn through the columns.
+  for (int64_t i = 0; i < t.lines; ++i)
+    outliers[i] = {static_cast<uint16_t>(i), static_cast<uint8_t>(i * 7 % kLineValues), 1};
+  t.rows = kernel.mr;
+  const std::span<const Outlier> all(outliers, size_t(t.lines));
+  cost->outlier_ns = LeastNs(8, [&] { kernel.add_outliers(t, all); }) / double(t.lines);
+}
+
 KernelCost MeasureKernel(const MicroKernel& kernel, Arena* strip, Arena* panel, Arena* sums) {
   KernelCost cost;
   const int64_t k = kProbeLines * kLineK;
@@ -59,6 +75,7 @@ KernelCost MeasureKernel(const MicroKernel& kernel, Arena* strip, Arena* panel, 
   for (t.rows = 1; t.rows <= kernel.mr; ++t.rows)
     cost.line_ns[size_t(t.rows)] =
         LeastNs(8, [&] { kernel.run(t); }) / double(kProbeLines * panels);
+  if (kernel.split()) MeasureOutliers(kernel, t, &cost);
   if (kernel.release != nullptr) kernel.release();
   std::vector<float> row(size_t(k), 0.0f);
   cost.pack_ns = LeastNs(16,
@@ -169,25 +186,31 @@ double Calibration::ReadGBps(int64_t bytes) const {
   return bytes <= int64_t{16} << 20 ? machine_.read_llc_gbps : machine_.read_dram_gbps;
 }
 
-std::optional<double> Calibration::ProductNs(const MicroKernel& kernel, int64_t rows, int64_t k,
-                                             int64_t n, int64_t weight_bytes, int members) const {
+std::optional<double> Calibration::ProductNs(const MicroKernel& kernel,
+                                             const KernelQuery& query) const {
   const KernelCost* cost = find(kernel);
   if (cost == nullptr) return {};
-  const double lines = double((k + kLineK - 1) / kLineK);
-  const double panels = double((n + kPanelColumns - 1) / kPanelColumns);
+  const double lines = double((query.k + kLineK - 1) / kLineK);
+  const double panels = double((query.n + kPanelColumns - 1) / kPanelColumns);
   // Strips are as equal as can be: some of one height, the rest one row higher.
-  const int64_t strips = (rows + kernel.mr - 1) / kernel.mr;
+  const int64_t strips = (query.rows + kernel.mr - 1) / kernel.mr;
   double strips_ns = 0;
   if (strips > 0) {
-    const int64_t low = rows / strips, high = rows % strips;
+    const int64_t low = query.rows / strips, high = query.rows % strips;
     strips_ns = double(strips - high) * cost->line_ns[size_t(low)];
     if (high > 0) strips_ns += double(high) * cost->line_ns[size_t(low + 1)];
   }
+  if (kernel.split()) {
+    // Cleaned once for each block of rows: a block is about 200 of them.
+    strips_ns += double(query.rows / 200 + 1) * cost->clean_ns;
+    strips_ns += double(strips) * query.outlier_share * double(kLineValues) * cost->outlier_ns;
+  }
   const double compute = strips_ns * lines * panels;
-  const double memory = double(weight_bytes) / ReadGBps(weight_bytes);
-  const double rest = cost->pack_ns * double(rows * k) + machine_.finish_ns * double(rows * n);
-  const double wake = members > 1 ? machine_.hand_over_ns : 0;
-  return machine_.call_ns + wake + (std::max(compute, memory) + rest) / members;
+  const double memory = double(query.weight_bytes) / ReadGBps(query.weight_bytes);
+  const double rest = cost->pack_ns * double(query.rows * query.k) +
+                      machine_.finish_ns * double(query.rows * query.n);
+  const double wake = query.members > 1 ? machine_.hand_over_ns : 0;
+  return machine_.call_ns + wake + (std::max(compute, memory) + rest) / query.members;
 }
 
 std::string Calibration::Key(std::span<const MicroKernel* const> kernels) {
@@ -208,7 +231,7 @@ std::string Calibration::Print(const std::string& key) const {
   out << "machine " << m.call_ns << ' ' << m.finish_ns << ' ' << m.hand_over_ns << ' '
       << m.read_l2_gbps << ' ' << m.read_llc_gbps << ' ' << m.read_dram_gbps << '\n';
   for (const auto& [name, cost] : kernels_) {
-    out << name << ' ' << cost.pack_ns;
+    out << name << ' ' << cost.pack_ns << ' ' << cost.clean_ns << ' ' << cost.outlier_ns;
     for (const double ns : cost.line_ns) out << ' ' << ns;
     out << '\n';
   }
@@ -233,7 +256,7 @@ std::optional<Calibration> Calibration::Parse(const std::string& text, const std
     return {};
   while (in >> word) {
     KernelCost cost;
-    in >> cost.pack_ns;
+    in >> cost.pack_ns >> cost.clean_ns >> cost.outlier_ns;
     for (double& ns : cost.line_ns) in >> ns;
     if (!in) return {};
     c.kernels_[word] = cost;

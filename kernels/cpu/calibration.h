@@ -28,11 +28,26 @@ namespace qmatmul::cpu {
 
 inline constexpr int kStripRowsMax = 32;
 
+// What a kernel's time depends on.
+struct KernelQuery {
+  int64_t rows = 0;
+  int64_t k = 0;
+  int64_t n = 0;
+  int64_t weight_bytes = 0;  // what the panels take
+  DataType weight = DataType::kInt8;
+  Arithmetic arithmetic = Arithmetic::kW8A8;
+  double outlier_share = 0.125;  // of the weight's values; see Outlier
+  int members = 1;
+};
+
 // One kernel's times.
 struct KernelCost {
   // A strip of `height` rows against one line of one panel, in L1, ns. [0] is unused.
   std::array<double, kStripRowsMax + 1> line_ns{};
   double pack_ns = 0;  // per activation value, int8
+  // Kernels that set outliers aside: cleaning a line of a panel, and adding one outlier to a strip.
+  double clean_ns = 0;
+  double outlier_ns = 0;
 };
 
 // The machine's.
@@ -58,10 +73,8 @@ class Calibration {
   // Null for a kernel that was not measured.
   const KernelCost* find(const MicroKernel& kernel) const;
 
-  // Predicted time of one product with `members` members; empty when the kernel was not measured.
-  // `weight_bytes` is what the panels take.
-  std::optional<double> ProductNs(const MicroKernel& kernel, int64_t rows, int64_t k, int64_t n,
-                                  int64_t weight_bytes, int members) const;
+  // Predicted time of one product; empty when the kernel was not measured.
+  std::optional<double> ProductNs(const MicroKernel& kernel, const KernelQuery& query) const;
 
   // What the file holds, checksum included.
   std::string Print(const std::string& key) const;

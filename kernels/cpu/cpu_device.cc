@@ -105,13 +105,16 @@ Fault CpuDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_e
 
 KernelQuery CpuDevice::QueryOf(int64_t rows, const CpuPackedWeight& weight, Arithmetic arithmetic,
                                int members) const {
-  return {rows,
-          weight.spec().k,
-          weight.spec().n,
-          weight.panels() * weight.panel_bytes(),
-          weight.spec().dtype,
-          arithmetic,
-          members};
+  KernelQuery query;
+  query.rows = rows;
+  query.k = weight.spec().k;
+  query.n = weight.spec().n;
+  query.weight_bytes = weight.panels() * weight.panel_bytes();
+  query.weight = weight.spec().dtype;
+  query.arithmetic = arithmetic;
+  query.outlier_share = weight.outlier_share();
+  query.members = members;
+  return query;
 }
 
 Fault CpuDevice::Choose(const KernelQuery& query, std::string_view forced,
@@ -202,9 +205,7 @@ int CpuDevice::MembersFor(const Lot& lot, int64_t rows, Arithmetic arithmetic,
     double ns = 0;
     for (const CpuPackedWeight* weight : lot.weights) {
       const KernelQuery query = QueryOf(rows, *weight, arithmetic, members);
-      ns += selector_.calibration()
-                .ProductNs(*lot.kernel, query.rows, query.k, query.n, query.weight_bytes, members)
-                .value_or(1.0 / members);
+      ns += selector_.calibration().ProductNs(*lot.kernel, query).value_or(1.0 / members);
     }
     if (members > 1 && ns >= best_ns) continue;
     best = members;
@@ -217,11 +218,16 @@ void CpuDevice::ExplainType(int64_t rows,
                             std::span<const std::shared_ptr<const PackedWeight>> weights,
                             DataType type, Arithmetic arithmetic, std::string_view forced,
                             std::vector<KernelChoice>* choices) const {
-  KernelQuery query{rows, 0, 0, 0, type, arithmetic, team_.size()};
+  KernelQuery query;
+  query.rows = rows;
+  query.weight = type;
+  query.arithmetic = arithmetic;
+  query.members = team_.size();
   for (const auto& weight : weights) {
     const auto* packed = dynamic_cast<const CpuPackedWeight*>(weight.get());
     if (packed == nullptr || weight->spec().dtype != type) continue;
     query.k = weight->spec().k;
+    query.outlier_share = packed->outlier_share();
     query.n += weight->spec().n;
     query.weight_bytes += packed->panels() * packed->panel_bytes();
   }
@@ -250,11 +256,14 @@ int64_t CpuDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int threads) co
   const int available = threads > 0 ? std::min(threads, team_.size()) : team_.size();
   double best = 0;
   for (int members = 1; members <= available; ++members) {
-    const KernelQuery query{rows, k, n, k * n, DataType::kInt8, Arithmetic::kW8A8, members};
+    KernelQuery query;
+    query.rows = rows;
+    query.k = k;
+    query.n = n;
+    query.weight_bytes = k * n;
+    query.members = members;
     const KernelState* chosen = selector_.Select(query);
-    const double ns = selector_.calibration()
-                          .ProductNs(*chosen->kernel, rows, k, n, query.weight_bytes, members)
-                          .value_or(0);
+    const double ns = selector_.calibration().ProductNs(*chosen->kernel, query).value_or(0);
     if (members == 1 || ns < best) best = ns;
   }
   return int64_t(best);

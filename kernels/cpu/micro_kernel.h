@@ -23,6 +23,16 @@
 
 namespace qmatmul::cpu {
 
+// What vpmaddubsw must not see: for a pair of values (k, k + 1 of a column) whose positive sum exceeds
+// kPairSumMax or whose negative sum is below -kPairSumMax, the excess of its larger value. With u8
+// activations, 255 * 128 = 32,640 fits in an int16, so what remains cannot saturate.
+inline constexpr int kPairSumMax = 128;
+struct Outlier {
+  uint16_t line;  // within the lines at hand
+  uint8_t value;  // 4 * column + k % 4
+  int8_t excess;  // of the weight's value beyond what may stay
+};
+
 struct TileArgs {
   const void* strip;
   const uint8_t* panel;
@@ -50,12 +60,19 @@ struct MicroKernel {
   int rank;
   void (*run)(const TileArgs&);
   const RowOps* ops;
+  // For kernels that are exact only without outliers, null for all others. set_outliers_aside copies lines to
+  // `clean` without their outliers, lists these, and returns how many; add_outliers adds, after `run` on the
+  // clean lines, what they contribute to the tile.
+  int64_t (*set_outliers_aside)(const uint8_t* panel, int64_t lines, uint8_t* clean,
+                                Outlier* list) = nullptr;
+  void (*add_outliers)(const TileArgs&, std::span<const Outlier>) = nullptr;
   // Rows that it is worth choosing for; it computes fewer, too.
   int rows_min = 1;
   // Gives back what `run` holds of the processor (tile registers); every thread calls it after its
   // last run of a work. nullptr: nothing is held.
   void (*release)() = nullptr;
 
+  bool split() const { return add_outliers != nullptr; }
   bool fits(DataType weight_type, Arithmetic a) const {
     return weight == weight_type && arithmetic == a;
   }

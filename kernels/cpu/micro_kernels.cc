@@ -11,6 +11,7 @@ constexpr std::span<const MicroKernel> (*kTable[])() = {
     AmxInt8Kernels,
     Avx512VnniKernels,
     AvxVnniKernels,
+    Avx2SplitKernels,
     Avx2Kernels,
 #elif defined(__aarch64__)
     NeonI8mmKernels,

@@ -18,6 +18,7 @@ std::span<const MicroKernel> ScalarKernels();
 std::span<const MicroKernel> AmxInt8Kernels();
 std::span<const MicroKernel> Avx512VnniKernels();
 std::span<const MicroKernel> AvxVnniKernels();
+std::span<const MicroKernel> Avx2SplitKernels();
 std::span<const MicroKernel> Avx2Kernels();
 #elif defined(__aarch64__)
 std::span<const MicroKernel> NeonI8mmKernels();

@@ -155,11 +155,11 @@ constexpr int kRowsMin = 2;
 
 constexpr MicroKernel kKernels[] = {
     {"cpu.neon_i8mm.s8s8s32.6x16x8", Supported, k8, kW8A8, kS8, 6, 16, 8, 30, Run<k8>, &kRowOps,
-     kRowsMin},
+     nullptr, nullptr, kRowsMin},
     {"cpu.neon_i8mm.s8s4s32.6x16x8", Supported, k4, kW8A8, kS8, 6, 16, 8, 30, Run<k4>, &kRowOps,
-     kRowsMin},
+     nullptr, nullptr, kRowsMin},
     {"cpu.neon_i8mm.s8s2s32.6x16x8", Supported, k2, kW8A8, kS8, 6, 16, 8, 30, Run<k2>, &kRowOps,
-     kRowsMin},
+     nullptr, nullptr, kRowsMin},
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/cpu/micro_kernel.h"
 #include "kernels/half.h"
 
 namespace qmatmul::cpu {
@@ -316,6 +317,7 @@ Fault CpuPacker::Finish(std::shared_ptr<const PackedWeight>* weight) {
   if (Fault f = FinishScales(); !f.ok()) return f;
   if (Fault f = FinishBias(); !f.ok()) return f;
   SumColumns();
+  if (weight_->spec().dtype == DataType::kInt8) CountOutliers();
   *weight = std::move(weight_);
   return {};
 }
@@ -373,6 +375,21 @@ void CpuPacker::SumColumns() {
   if (weight_->groups() == 1) return;
   for (int64_t g = 0; g < weight_->groups(); ++g)
     for (int64_t n = 0; n < columns; ++n) weight_->total_sums_[n] += weight_->group_sums(g)[n];
+}
+
+void CpuPacker::CountOutliers() {
+  constexpr int64_t kStride = 8;
+  int64_t outliers = 0, values = 0;
+  for (int64_t p = 0; p < weight_->panels(); ++p)
+    for (int64_t s = p % kStride; s < weight_->lines(); s += kStride, values += kLineValues) {
+      const auto* line = reinterpret_cast<const int8_t*>(weight_->panel(p)) + s * kLineValues;
+      for (int v = 0; v < kLineValues; v += 2) {
+        const int positive = std::max<int>(line[v], 0) + std::max<int>(line[v + 1], 0);
+        const int negative = std::min<int>(line[v], 0) + std::min<int>(line[v + 1], 0);
+        outliers += positive > kPairSumMax || negative < -kPairSumMax;
+      }
+    }
+  weight_->outlier_share_ = values == 0 ? 0 : double(outliers) / double(values);
 }
 
 }  // namespace qmatmul::cpu

@@ -65,6 +65,9 @@ class CpuPackedWeight final : public PackedWeight {
   const float* scales(int64_t group) const { return scales_ + group * panels() * kPanelColumns; }
   const float* bias() const { return spec().bias_count > 0 ? bias_ : nullptr; }
   int8_t value(int64_t k, int64_t n) const;
+  // Share of INT8 values that a kernel which saturates in 16 bits must set aside (micro_kernel.h,
+  // Outlier); estimated from every eighth line.
+  double outlier_share() const { return outlier_share_; }
 
  private:
   friend class CpuPacker;
@@ -78,6 +81,7 @@ class CpuPackedWeight final : public PackedWeight {
   int32_t* total_sums_ = nullptr;  // sums_ itself when there is one group
   float* scales_ = nullptr;
   float* bias_ = nullptr;
+  double outlier_share_ = 0;
 };
 
 // Turns upload bytes into panels as they arrive. Needs at most kStagingBytes beyond the packed
@@ -106,6 +110,7 @@ class CpuPacker final : public Packer {
   Fault FinishScales();
   Fault FinishBias();
   void SumColumns();
+  void CountOutliers();
 
   std::shared_ptr<CpuPackedWeight> weight_;
   int64_t position_ = 0;  // upload bytes taken so far

@@ -48,6 +48,9 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
   return states;
 }
 
+// Cleaning a panel pays only when several strips share it.
+constexpr int64_t kSplitRowsMin = 32;
+
 RowClass RowClassOf(int64_t rows) {
   if (rows <= 1) return RowClass::kOne;
   return rows <= 16 ? RowClass::kFew : RowClass::kMany;
@@ -72,6 +75,8 @@ bool KernelSelector::FormFits(const KernelState& state, const KernelQuery& query
   const auto made_for = [&query](const MicroKernel& kernel) {
     return (kernel.mr == 1) == (query.rows <= 1);
   };
+  // Without measurements nothing speaks for cleaning panels of a few rows.
+  if (state.kernel->split() && query.rows < kSplitRowsMin) return false;
   if (made_for(*state.kernel)) return true;
   return std::none_of(states_.begin(), states_.end(), [&](const KernelState& other) {
     return other.usable() && other.kernel->rank == state.kernel->rank &&
@@ -82,8 +87,7 @@ bool KernelSelector::FormFits(const KernelState& state, const KernelQuery& query
 KernelSelector::Ranked KernelSelector::Judge(size_t index, const KernelQuery& query) const {
   Ranked ranked{&states_[index], {}, IsQuarantined(index, RowClassOf(query.rows))};
   if (ranked.state->usable())
-    ranked.predicted_ns = calibration_.ProductNs(*ranked.state->kernel, query.rows, query.k,
-                                                 query.n, query.weight_bytes, query.members);
+    ranked.predicted_ns = calibration_.ProductNs(*ranked.state->kernel, query);
   return ranked;
 }
 

@@ -37,17 +37,6 @@ struct KernelState {
   bool usable() const { return supported && !disabled; }
 };
 
-// What a choice depends on.
-struct KernelQuery {
-  int64_t rows = 0;
-  int64_t k = 0;
-  int64_t n = 0;
-  int64_t weight_bytes = 0;  // what the panels take
-  DataType weight = DataType::kInt8;
-  Arithmetic arithmetic = Arithmetic::kW8A8;
-  int members = 1;
-};
-
 // Products whose kernels take the same paths: one row, few, many.
 enum class RowClass : uint8_t { kOne, kFew, kMany };
 RowClass RowClassOf(int64_t rows);

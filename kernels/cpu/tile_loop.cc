@@ -29,8 +29,11 @@ int64_t NowNs() {
 
 struct MemberScratch {
   ActivationPacker::Scratch pack;
-  Arena sums;  // int32 or float, of one column group
-  Arena y;     // float results: of the group where scale groups are added up, else of a row
+  int64_t outlier_count = 0;
+  Arena clean;     // a k-block of a panel without its outliers
+  Arena outliers;  // their list
+  Arena sums;      // int32 or float, of one column group
+  Arena y;         // float results: of the group where scale groups are added up, else of a row
 };
 
 // Counts what one member saw of one output until the segment changes, then adds it once.
@@ -182,18 +185,18 @@ class Loop {
       part.ldc = (part.end - part.begin) * kPanelColumns;
       if (group_wise()) {
         for (int64_t g = 0; g < packer_.groups(); ++g) {
-          SumGroup(part, g);
+          SumGroup(part, g, scratch);
           AddGroup(w, part, g, y);
         }
       } else {
-        SumGroup(part, 0);
+        SumGroup(part, 0, scratch);
       }
       FinishRows(w, part, y);
     }
   }
 
   // The sums of one scale group (of all K, where there is only one).
-  void SumGroup(const Part& x, int64_t group) {
+  void SumGroup(const Part& x, int64_t group, MemberScratch* scratch) {
     const int64_t unit = kernel_.nr / kPanelColumns, group_k = packer_.group_elements();
     if (x.strip_end - x.strip_begin > 1) {
       // Every k-block of a panel meets all strips while it is in L1.
@@ -203,7 +206,7 @@ class Loop {
             TileArgs t = Tile(x, strips_[s], p, group, k);
             // The first strip touches what comes next; the others find it in L1.
             if (s == x.strip_begin) t.prefetch += unit * x.weight->panel_bytes();
-            kernel_.run(t);
+            RunTile(t, s == x.strip_begin, scratch);
           }
       return;
     }
@@ -212,8 +215,23 @@ class Loop {
       for (int64_t k = 0; k < group_k; k += BlockK()) {
         TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
         t.prefetch += kPrefetchBytes;
-        kernel_.run(t);
+        RunTile(t, true, scratch);
       }
+  }
+
+  // One tile; a kernel that must not see outliers gets the lines cleaned, once for all strips.
+  void RunTile(TileArgs& t, bool first_strip, MemberScratch* scratch) {
+    if (!kernel_.split()) return kernel_.run(t);
+    const auto lines = static_cast<size_t>(t.lines);
+    auto* clean = static_cast<uint8_t*>(scratch->clean.Reserve(lines * kLineValues));
+    auto* list =
+        static_cast<Outlier*>(scratch->outliers.Reserve(lines * kLineValues / 2 * sizeof(Outlier)));
+    if (first_strip)
+      scratch->outlier_count = kernel_.set_outliers_aside(t.panel, t.lines, clean, list);
+    t.panel = clean;
+    kernel_.run(t);
+    if (scratch->outlier_count > 0)
+      kernel_.add_outliers(t, {list, static_cast<size_t>(scratch->outlier_count)});
   }
 
   int64_t BlockK() const {

@@ -4,63 +4,6 @@
 
 namespace qmatmul {
 
-bool MemoryLedger::Reserve(size_t device, int64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  if (bytes > limit_ - used_[device] - reserved_[device]) return false;
-  reserved_[device] += bytes;
-  return true;
-}
-
-void MemoryLedger::Unreserve(size_t device, int64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  reserved_[device] -= bytes;
-  assert(reserved_[device] >= 0);
-}
-
-bool MemoryLedger::Commit(size_t device, int64_t reserved, int64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  if (bytes > limit_ - used_[device] - (reserved_[device] - reserved)) return false;
-  reserved_[device] -= reserved;
-  used_[device] += bytes;
-  return true;
-}
-
-void MemoryLedger::Free(size_t device, int64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  used_[device] -= bytes;
-  assert(used_[device] >= 0);
-}
-
-int64_t MemoryLedger::used(size_t device) const {
-  const std::lock_guard lock(mutex_);
-  return used_[device];
-}
-
-WeightContent::WeightContent(WeightSpec spec_in, std::string digest_in, int64_t generation_in,
-                             std::shared_ptr<MemoryLedger> ledger,
-                             std::vector<std::shared_ptr<const PackedWeight>> copies)
-    : spec(spec_in),
-      digest(std::move(digest_in)),
-      generation(generation_in),
-      copies_(std::move(copies)),
-      ledger_(std::move(ledger)) {}
-
-WeightContent::~WeightContent() {
-  for (size_t device = 0; device < copies_.size(); ++device) {
-    if (copies_[device] == nullptr) continue;
-    const int64_t bytes = copies_[device]->bytes();
-    copies_[device]
-        .reset();  // the memory goes first, so that the ledger never says less than there is
-    ledger_->Free(device, bytes);
-  }
-}
-
-int64_t WeightContent::bytes() const {
-  int64_t total = 0;
-  for (const auto& copy : copies_) total += copy != nullptr ? copy->bytes() : 0;
-  return total;
-}
-
 WeightStore::WeightStore(std::span<Device* const> devices, int64_t device_bytes_max,
                          const Clock& clock, Metrics& metrics)
     : devices_(devices.begin(), devices.end()),

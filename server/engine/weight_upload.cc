@@ -1,4 +1,5 @@
-// WeightUpload: the way of one weight from bytes to a bound name. Declared in weight_store.h.
+#include "server/engine/weight_upload.h"
+
 #include <openssl/evp.h>
 
 #include <new>

@@ -1,5 +1,7 @@
 #include "tests/client/fake_server.h"
 
+#include <grpc/grpc.h>
+
 #include <algorithm>
 
 #include "google/rpc/status.pb.h"
@@ -33,6 +35,8 @@ grpc::Status ErrorOf(grpc::StatusCode code, const std::string& reason, const std
 }
 
 FakeServer::FakeServer() {
+  // As the SDK does, and never undone: the last grpc_shutdown of a process may take 10 s.
+  grpc_init();
   on_upload = [](const RecordedUpload& upload, v1::RegisterWeightResponse* response) {
     if (upload.chunks == 0)
       return ErrorOf(grpc::StatusCode::NOT_FOUND, "UPLOAD_NEEDED", "the content is not known here");

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/support/engine_fixture.h"
+#include "tests/engine/engine_fixture.h"
 
 namespace qmatmul {
 namespace {

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <openssl/evp.h>
 
-#include "tests/support/engine_fixture.h"
+#include "tests/engine/engine_fixture.h"
 
 namespace qmatmul {
 namespace {

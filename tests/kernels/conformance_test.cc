@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,9 @@ struct Row {
   Device* device;
   KernelInfo kernel;
 };
+
+// What googletest prints and ctest lists.
+void PrintTo(const Row& row, std::ostream* out) { *out << row.kernel.name; }
 
 // Opened once: three members, so that columns are split unevenly.
 const std::vector<std::unique_ptr<Device>>& Devices() {
@@ -219,8 +223,9 @@ TEST_P(Conformance, LongestK) {
   Check(Case(ShapeName(2, wide, 2), {Weight(wide, 2, Fill::kLowest)}, {unsigned_row, shifted}));
 }
 
-TEST_P(Conformance, ZeroPointsAtBothEnds) {
-  if (weight_only()) GTEST_SKIP() << "W8A32 takes no zero points";
+class ConformanceOfW8A8 : public Conformance {};
+
+TEST_P(ConformanceOfW8A8, ZeroPointsAtBothEnds) {
   for (DataType dtype : {DataType::kInt8, DataType::kUint8}) {
     const int32_t low = dtype == DataType::kUint8 ? 0 : -128;
     for (const std::vector<int32_t>& zero_points :
@@ -358,8 +363,9 @@ TEST_P(Conformance, SeveralWeightsShareTheRows) {
   Check(Case("sixteen weights", weights, {Activations(2, k)}));
 }
 
-TEST_P(Conformance, Groups) {
-  if (weight_type() != DataType::kInt4) GTEST_SKIP() << "only INT4 has groups";
+class ConformanceOfInt4 : public Conformance {};
+
+TEST_P(ConformanceOfInt4, Groups) {
   for (int64_t group : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{4}, int64_t{6}, int64_t{32},
                         int64_t{33}, int64_t{128}, int64_t{513}})
     for (int64_t groups : {int64_t{1}, int64_t{2}, int64_t{5}})
@@ -378,13 +384,32 @@ TEST_P(Conformance, RandomShapes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, Conformance, testing::ValuesIn(Rows()), [](const auto& row) {
+// Rows that `applies` to; W8A32 takes no zero points, and only INT4 has groups.
+std::vector<Row> RowsWhere(bool (*applies)(const KernelInfo&)) {
+  std::vector<Row> rows;
+  for (const Row& row : Rows())
+    if (applies(row.kernel)) rows.push_back(row);
+  return rows;
+}
+
+std::string TestNameOf(const testing::TestParamInfo<Row>& row) {
   std::string name = row.param.kernel.name;
-  std::replace_if(
-      name.begin(), name.end(),
-      [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
+  const auto odd = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; };
+  std::replace_if(name.begin(), name.end(), odd, '_');
   return name;
-});
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, Conformance, testing::ValuesIn(Rows()), TestNameOf);
+INSTANTIATE_TEST_SUITE_P(Kernels, ConformanceOfW8A8,
+                         testing::ValuesIn(RowsWhere([](const KernelInfo& k) {
+                           return k.arithmetic == Arithmetic::kW8A8;
+                         })),
+                         TestNameOf);
+INSTANTIATE_TEST_SUITE_P(Kernels, ConformanceOfInt4,
+                         testing::ValuesIn(RowsWhere([](const KernelInfo& k) {
+                           return k.weight == DataType::kInt4;
+                         })),
+                         TestNameOf);
 
 // The device's own choice, with weights of every type in one call: each goes to a kernel that fits
 // it.

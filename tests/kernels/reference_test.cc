@@ -457,7 +457,7 @@ TEST(ReferenceWeightOnly, SumsGoInBlocksOf512) {
   EXPECT_EQ(
       Multiply(w, F32(1, 514, a, kNone), To(DataType::kF32), Arithmetic::kW8A32).As<float>()[0],
       16777218.0f);
-  std::swap(a[512], a[1]);
+  std::swap(a[512], a[510]);
   std::swap(a[513], a[511]);
   EXPECT_EQ(
       Multiply(w, F32(1, 514, a, kNone), To(DataType::kF32), Arithmetic::kW8A32).As<float>()[0],

@@ -168,7 +168,7 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
     runs.fetch_add(1);
     threads_max = work.threads_max;
     changed_.notify_all();
-    changed_.wait(lock, [&] { return open_; });
+    changed_.wait(lock, [&] { return open_ || work.threads_max == 1; });
   }
   const WorkStep& step = work.steps.front();
   for (RowSegment& segment : work.segments) {

@@ -22,7 +22,7 @@ class FakeDevice final : public Device {
   // --- Knobs. ---
   std::atomic<int64_t> predicted_ns{1'000'000};
   std::atomic<bool> refuse_int4{true};
-  // Runs wait at the gate while it is closed.
+  // Runs of the whole team wait at the gate while it is closed; those of one thread pass.
   void CloseGate();
   void OpenGate();
   // Blocks until `count` Runs have begun since the start.

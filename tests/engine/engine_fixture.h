@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "server/engine/engine.h"
-#include "tests/support/fake_clock.h"
+#include "tests/engine/fake_clock.h"
 #include "tests/support/fake_device.h"
 
 namespace qmatmul {

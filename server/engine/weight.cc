@@ -1,0 +1,30 @@
+#include "server/engine/weight.h"
+
+namespace qmatmul {
+
+WeightContent::WeightContent(WeightSpec spec_in, std::string digest_in, int64_t generation_in,
+                             std::shared_ptr<MemoryLedger> ledger,
+                             std::vector<std::shared_ptr<const PackedWeight>> copies)
+    : spec(spec_in),
+      digest(std::move(digest_in)),
+      generation(generation_in),
+      copies_(std::move(copies)),
+      ledger_(std::move(ledger)) {}
+
+WeightContent::~WeightContent() {
+  for (size_t device = 0; device < copies_.size(); ++device) {
+    if (copies_[device] == nullptr) continue;
+    const int64_t bytes = copies_[device]->bytes();
+    copies_[device]
+        .reset();  // the memory goes first, so that the ledger never says less than there is
+    ledger_->Free(device, bytes);
+  }
+}
+
+int64_t WeightContent::bytes() const {
+  int64_t total = 0;
+  for (const auto& copy : copies_) total += copy != nullptr ? copy->bytes() : 0;
+  return total;
+}
+
+}  // namespace qmatmul

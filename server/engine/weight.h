@@ -1,0 +1,49 @@
+// A registered weight: a name's binding, and the packed content that it is bound to.
+//
+// Why two types: two names may be bound to the same content, which is then packed and held once.
+//
+// Thread-safety: both are immutable. Ownership: shared; the last holder frees, so that deleting or
+// replacing a name never frees memory under a request.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "server/engine/memory_ledger.h"
+
+namespace qmatmul {
+
+// One packed content. Immutable; its destructor gives its bytes back.
+class WeightContent {
+ public:
+  WeightContent(WeightSpec spec, std::string digest, int64_t generation,
+                std::shared_ptr<MemoryLedger> ledger,
+                std::vector<std::shared_ptr<const PackedWeight>> copies);
+  ~WeightContent();
+  WeightContent(const WeightContent&) = delete;
+  WeightContent& operator=(const WeightContent&) = delete;
+
+  const WeightSpec spec;
+  const std::string digest;  // 64 lower-case hex characters
+  const int64_t generation;  // grows with every content packed by this store
+  // By device index; null where the device holds no copy.
+  const std::vector<std::shared_ptr<const PackedWeight>>& copies() const { return copies_; }
+  int64_t bytes() const;
+
+ private:
+  std::vector<std::shared_ptr<const PackedWeight>> copies_;
+  std::shared_ptr<MemoryLedger> ledger_;
+};
+
+// One name and what it was bound to when it was looked up.
+struct Weight {
+  std::string id;  // without "weights/"
+  std::shared_ptr<const WeightContent> content;
+  int64_t create_time_ns = 0;  // Unix time of the binding
+};
+using WeightPtr = std::shared_ptr<const Weight>;
+
+}  // namespace qmatmul
