@@ -152,9 +152,7 @@ inline void AddLine(const TileArgs& t, int64_t line, __m256i* left, __m256i* rig
   *right = Dot<kWeight>(*right, x, b_right);
 }
 
-inline __m256i Total(const __m256i (&s)[2]) {
-  return _mm256_add_epi32(s[0], s[1]);
-}
+inline __m256i Total(const __m256i (&s)[2]) { return _mm256_add_epi32(s[0], s[1]); }
 
 // One row: two lines a step, each with its own sums, hide vpdpbusd's latency.
 template <DataType kWeight>

@@ -64,7 +64,9 @@ template <DataType kWeight, int kPairs>
 inline void AddLines(int32x4_t (&sums)[kPairs][8], const int8x16_t (&a)[kPairs],
                      const uint8_t* first, const uint8_t* second) {
   for (int part = 0; part < LineBytes<kWeight>() / 16; ++part) {
-    asm volatile("" ::: "memory");  // one part's operands at a time: the sums take the other registers
+    asm volatile(
+        "" ::
+            : "memory");  // one part's operands at a time: the sums take the other registers
     const uint8x16_t x = vld1q_u8(first + 16 * part), y = vld1q_u8(second + 16 * part);
     const uint8x16_t left = ZipLow(x, y), right = ZipHigh(x, y);
     if constexpr (kWeight == DataType::kInt8) {

@@ -19,8 +19,8 @@ TEST(seeds, T3_BareProcessor) {
     const bool plain = kernel.name.starts_with("cpu.scalar.");
     EXPECT_EQ(kernel.supported, plain) << kernel.name << ": this processor has no extension";
     const bool is_float = kernel.arithmetic == Arithmetic::kW8A32;
-    const test::TestWeight weight = MakeWeight(
-        test::MakeSpec(kernel.weight, Layout::kNK, 20, 20), test::Fill::kRandom, &random);
+    const test::TestWeight weight = MakeWeight(test::MakeSpec(kernel.weight, Layout::kNK, 20, 20),
+                                               test::Fill::kRandom, &random);
     test::ProductCase product{.name = kernel.name, .weights = {weight}, .requests = {}};
     product.arithmetic = kernel.arithmetic;
     test::ProductRequest request;
