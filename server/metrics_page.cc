@@ -124,7 +124,13 @@ void AddDevices(std::vector<MetricFamily>* page, const Engine& engine) {
         GaugeSample(static_cast<double>(engine.weights().limit_bytes()), labels));
     queued.metric.push_back(GaugeSample(static_cast<double>(engine.queued(d)), labels));
   }
-  for (MetricFamily* family : {&bytes, &limit, &queued}) page->push_back(std::move(*family));
+  MetricFamily quarantined{
+      "qmatmul_quarantined", "Kernels put aside, by device.", MetricType::Gauge, {}};
+  for (const Device* device : engine.devices())
+    quarantined.metric.push_back(GaugeSample(static_cast<double>(device->Quarantined().size()),
+                                             {{"device", device->info().id}}));
+  for (MetricFamily* family : {&bytes, &limit, &queued, &quarantined})
+    page->push_back(std::move(*family));
 }
 
 }  // namespace
@@ -143,6 +149,11 @@ std::vector<MetricFamily> MetricsPage::Collect() const {
                 MetricType::Counter);
   for (const auto& [reason, count] : reading.rejected)
     rejected.metric.push_back(CounterSample(static_cast<double>(count), {{"reason", reason}}));
+  MetricFamily& fallbacks =
+      AddFamily(&page, "qmatmul_fallback_total",
+                "Runs that took a slower way than the best, by reason.", MetricType::Counter);
+  for (const auto& [reason, count] : reading.fallbacks)
+    fallbacks.metric.push_back(CounterSample(static_cast<double>(count), {{"reason", reason}}));
   for (const CounterRow& row : kCounters)
     AddFamily(&page, row.name, row.help, MetricType::Counter)
         .metric.push_back(CounterSample(static_cast<double>(reading.at(row.counter))));

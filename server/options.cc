@@ -40,6 +40,8 @@ constexpr Row kTable[] = {
      "least severe line that is logged"},
     {"disable_kernels", &Options::disable_kernels, "", 0, 0, "",
      "comma-separated kernel names or prefixes never to use: cpu.avx512_vnni,cpu.avx2"},
+    {"calibration_file", &Options::calibration_file, "", 0, 0, "",
+     "where the CPU's measured costs are kept between starts; empty: measured at every start"},
     {"message_bytes_max", &Options::message_bytes_max, "64MiB", 2 * kMiB, 2 * kGiB - 1, "",
      "largest request, and largest reply; a chunk of an upload takes 1 MiB and some"},
     {"streams_per_connection_max", &Options::streams_per_connection_max, "1024", 1, 1 << 20, "",

@@ -25,6 +25,7 @@ struct Options {
   std::string log_format;
   std::string log_level;
   std::string disable_kernels;
+  std::string calibration_file;
   int64_t message_bytes_max = 0;
   int64_t streams_per_connection_max = 0;
   int64_t queue_requests_max = 0;

@@ -44,6 +44,12 @@ class InfoService final : public v1::InfoService::CallbackService {
         kernel->set_layout(info.layout);
         const KernelReading& measured = reading.kernels[row++];
         if (measured.runs > 0) kernel->set_measured_gops(measured.gops());
+        for (const QuarantineInfo& aside : device->Quarantined()) {
+          if (aside.kernel != info.name) continue;
+          kernel->set_quarantined(true);
+          kernel->set_reason(aside.key + ": " + aside.reason);
+          kernel->set_quarantine_time_ns(aside.unix_time_ns);
+        }
       }
     }
     return UnaryReply::Make(context_, {});
@@ -95,12 +101,17 @@ class AdminService final : public v1::AdminService::CallbackService {
 
   grpc::ServerUnaryReactor* RearmKernel(grpc::CallbackServerContext*,
                                         const v1::RearmKernelRequest* message,
-                                        v1::RearmKernelResponse*) override {
-    // Nothing puts a kernel into quarantine yet, so no key is ever found.
-    return UnaryReply::Make(
-        context_, Status{Code::kNotFound, "QUARANTINE_UNKNOWN",
-                         "no kernel is quarantined under the key \"" + message->key() + "\""}
-                      .With("value", message->key()));
+                                        v1::RearmKernelResponse* reply) override {
+    for (Device* device : context_.engine.devices()) {
+      if (!device->Rearm(message->key())) continue;
+      reply->set_key(message->key());
+      return UnaryReply::Make(context_, {});
+    }
+    return UnaryReply::Make(context_,
+                            Status{Code::kNotFound, "QUARANTINE_UNKNOWN",
+                                   "no kernel is quarantined under the key \"" + message->key() +
+                                       "\"; ListKernels shows those that are"}
+                                .With("value", message->key()));
   }
 
  private:

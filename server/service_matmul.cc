@@ -92,7 +92,7 @@ class MatMulService final : public v1::MatMulService::CallbackService {
     ExplainQuestion question;
     Plan plan;
     Status status = ParseExplain(*message, context_.engine.weights(), &question);
-    if (status.ok()) status = context_.engine.Explain(question.query, question.arithmetic, &plan);
+    if (status.ok()) status = context_.engine.Explain(question.query, &plan);
     if (status.ok()) DescribePlan(plan, reply);
     return UnaryReply::Make(context_, status);
   }

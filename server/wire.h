@@ -50,8 +50,7 @@ struct MatMulBuffers {
 //   kInvalidArgument   a field of the message
 //   kNotFound          WEIGHT_UNKNOWN
 //   kResourceExhausted REPLY_TOO_LARGE
-//   kUnimplemented     CHAIN_UNIMPLEMENTED, TOP_K_UNIMPLEMENTED, VERIFY_UNIMPLEMENTED,
-//   W8A32_UNIMPLEMENTED
+//   kUnimplemented     CHAIN_UNIMPLEMENTED, TOP_K_UNIMPLEMENTED, VERIFY_UNIMPLEMENTED
 Status ParseMatMul(const v1::MatMulRequest& message, const WeightStore& weights,
                    int64_t reply_bytes_max, MatMulBuffers* buffers, Request* request);
 // Sizes the reply and points the request's output views into it. After ParseMatMul and admission.

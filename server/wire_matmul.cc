@@ -381,8 +381,6 @@ Status ParseMatMul(const v1::MatMulRequest& message, const WeightStore& weights,
       ReadActivations(message.activations(), request->weights, request->arithmetic, buffers, &view);
   if (!status.ok()) return status;
   if (status = ReadOutputs(message.outputs(), request); !status.ok()) return status;
-  if (request->arithmetic == Arithmetic::kW8A32)
-    return Unimplemented("W8A32_UNIMPLEMENTED", "W8A32 arithmetic", "options.arithmetic");
   request->device = message.options().device();
   request->kernel = message.options().kernel();
   return MeasureReply(reply_bytes_max, request);
@@ -421,7 +419,7 @@ void DescribeExecution(const Request& request, const MatMulBuffers& buffers,
     execution->set_digest(request.weights[i]->content->digest);
     execution->set_generation(request.weights[i]->content->generation);
     execution->set_device(done.device.data(), done.device.size());
-    execution->set_kernel(done.kernel.data(), done.kernel.size());
+    execution->set_kernel(done.kernels[i].data(), done.kernels[i].size());
     if (!IsFloat(output.epilogue.dtype)) execution->set_overflow(ToWire(output.epilogue.overflow));
     execution->set_batch_rows(done.batch_rows);
     execution->set_padded_rows(done.padded_rows);
@@ -460,10 +458,8 @@ Status ParseExplain(const v1::ExplainRequest& message, const WeightStore& weight
       if (!status.ok()) return status;
     }
   }
-  if (question->arithmetic == Arithmetic::kW8A32)
-    return Unimplemented("W8A32_UNIMPLEMENTED", "W8A32 arithmetic", "options.arithmetic");
-  question->query = {message.rows(), question->weights, message.options().device(),
-                     message.options().kernel()};
+  question->query = {message.rows(), question->weights, question->arithmetic,
+                     message.options().device(), message.options().kernel()};
   return {};
 }
 

@@ -86,25 +86,24 @@ OwnProduct::OwnProduct(Device* device, const Problem& p, DataType activations,
 
 OwnProduct::~OwnProduct() = default;
 
-void OwnProduct::Run() { Demand(device_->Run(parts_->work, &report_)); }
+double OwnProduct::Run(int count) {
+  const int threads = parts_->work.threads_max;
+  const int64_t start = BenchClockNs(threads);
+  for (int i = 0; i < count; ++i) Demand(device_->Run(parts_->work, &report_));
+  return double(BenchClockNs(threads) - start) / count;
+}
 
-void Compete(std::vector<Contender>* contenders, int threads, int rounds, double seconds) {
+void Compete(std::vector<Contender>* contenders, int rounds, double seconds) {
   std::vector<int> inner;
   std::vector<std::vector<double>> times(contenders->size());
   for (Contender& c : *contenders) {
-    c.run();
-    const int64_t start = BenchClockNs(threads);
-    c.run();
-    const double one = std::max(1.0, double(BenchClockNs(threads) - start));
-    inner.push_back(std::max(1, static_cast<int>(3e6 / one)));  // about 3 ms a sample
+    c.run(1);
+    inner.push_back(std::clamp(static_cast<int>(3e6 / std::max(1.0, c.run(1))), 1, 1000));  // ~3 ms
   }
   const double end = Seconds() + seconds;
   for (int round = 0; round < rounds && (round < 5 || Seconds() < end); ++round)
-    for (size_t i = 0; i < contenders->size(); ++i) {
-      const int64_t start = BenchClockNs(threads);
-      for (int j = 0; j < inner[i]; ++j) (*contenders)[i].run();
-      times[i].push_back(double(BenchClockNs(threads) - start) / inner[i]);
-    }
+    for (size_t i = 0; i < contenders->size(); ++i)
+      times[i].push_back((*contenders)[i].run(inner[i]));
   for (size_t i = 0; i < contenders->size(); ++i) {
     std::sort(times[i].begin(), times[i].end());
     (*contenders)[i].median_ns = times[i][times[i].size() / 2];

@@ -21,7 +21,8 @@ class OwnProduct {
   OwnProduct(Device* device, const Problem& problem, DataType activations, const Epilogue& epilogue,
              std::string kernel);
   ~OwnProduct();
-  void Run();
+  // `count` products; nanoseconds of one.
+  double Run(int count);
   std::string_view kernel() const { return report_.kernels[0]; }
   std::span<const std::byte> output() const { return output_; }
   double pack_gbps() const { return pack_gbps_; }
@@ -38,13 +39,13 @@ class OwnProduct {
 
 struct Contender {
   std::string name;
-  std::function<void()> run;
+  std::function<double(int count)> run;  // nanoseconds of one of `count` products
   double median_ns = 0;
   double best_ns = 0;
 };
 
 // Fills the times. At least `rounds` rounds, at most about `seconds` in all.
-void Compete(std::vector<Contender>* contenders, int threads, int rounds, double seconds);
+void Compete(std::vector<Contender>* contenders, int rounds, double seconds);
 
 // [k, n] values: "uniform", "gaussian" or "laplace" (the two latter scaled per column to ±127).
 std::vector<int8_t> MakeWeight(const std::string& distribution, int64_t k, int64_t n);

@@ -29,6 +29,7 @@ struct Settings {
   std::vector<int> threads = {1};
   std::vector<std::string> peers;
   std::string kernel;
+  std::string python = "build/venv/bin/python";
   std::string weights = "uniform";
   DataType activations = DataType::kInt8;
   DataType output = DataType::kInt32;
@@ -44,7 +45,8 @@ constexpr char kHelp[] =
     "  --weights KIND          uniform (default), gaussian or laplace\n"
     "  --activations TYPE      INT8 (default), F32, F16, BF16 (quantized per row)\n"
     "  --output TYPE           INT32 (default), INT8, INT16, F32, F16, BF16\n"
-    "  --peers onednn          measure these too, interleaved\n"
+    "  --peers onednn,onnxruntime   measure these too, interleaved\n"
+    "  --python PATH           interpreter with onnxruntime, default build/venv/bin/python\n"
     "  --seconds S             per shape, default 2\n"
     "  --json                  one JSON object a line\n"
     "One thread is timed by CPU time, several by wall time. Peers get the int8 problem with int32 "
@@ -98,6 +100,7 @@ Settings Parse(int argc, char** argv) {
     else if (option == "--activations") s.activations = ParseType(value());
     else if (option == "--output") s.output = ParseType(value());
     else if (option == "--peers") s.peers = Split(value(), ',');
+    else if (option == "--python") s.python = value();
     else if (option == "--seconds") s.seconds = std::atof(value().c_str());
     else if (option == "--json") s.json = true;
     else Usage("unknown option '" + option + "'");
@@ -119,7 +122,7 @@ bool PeerIsExact(Peer* peer, const Problem& p) {
   bool exact = true;
   for (const Problem* problem : {&extreme, &p}) {
     if (!peer->Prepare(*problem)) return false;
-    peer->Run();
+    peer->Run(1);
     exact = exact && CountWrong(*problem, peer->result()) == 0;
   }
   return exact;
@@ -163,13 +166,13 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
   Epilogue epilogue;
   epilogue.dtype = s.output;
   OwnProduct own(device, problem, s.activations, epilogue, s.kernel);
-  std::vector<Contender> contenders = {{"qmatmul", [&own] { own.Run(); }}};
+  std::vector<Contender> contenders = {{"qmatmul", [&own](int count) { return own.Run(count); }}};
   std::vector<bool> exact;
   for (auto& peer : *peers) {
     exact.push_back(PeerIsExact(peer.get(), problem));
-    contenders.push_back({peer->name(), [&peer] { peer->Run(); }});
+    contenders.push_back({peer->name(), [&peer](int count) { return peer->Run(count); }});
   }
-  Compete(&contenders, threads, 31, s.seconds * double(contenders.size()));
+  Compete(&contenders, 31, s.seconds * double(contenders.size()));
   if (s.activations == DataType::kInt8 && s.output == DataType::kInt32) {
     const auto* sums = reinterpret_cast<const int32_t*>(own.output().data());
     if (CountWrong(problem, {sums, size_t(shape.m * shape.n)}) != 0) {
@@ -210,7 +213,7 @@ int Main(int argc, char** argv) {
   const Settings s = Parse(argc, argv);
   std::vector<std::unique_ptr<Peer>> peers;
   for (const std::string& name : s.peers) {
-    auto made = MakePeers(name);
+    auto made = name == "onnxruntime" ? MakeOnnxRuntimePeers(s.python) : MakePeers(name);
     if (made.empty())
       Usage(
           "peer '" + name +

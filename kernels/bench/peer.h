@@ -25,8 +25,9 @@ class Peer {
   virtual std::string name() const = 0;
   // False when the peer cannot do this problem.
   virtual bool Prepare(const Problem& problem) = 0;
-  // One product; the result stays with the peer.
-  virtual void Run() = 0;
+  // `count` products; the result stays with the peer. Nanoseconds of one of them, on BenchClockNs or the
+  // same clock of the process that computes it.
+  virtual double Run(int count) = 0;
   // The last result, [m, n]: compared with the exact sums of the problem's own and of extreme
   // values.
   virtual std::span<const int32_t> result() const = 0;
@@ -34,5 +35,8 @@ class Peer {
 
 // The peers of one name ("onednn": its s8s8 and u8s8 paths); empty when this build has none.
 std::vector<std::unique_ptr<Peer>> MakePeers(const std::string& name);
+// onnxruntime's exact ("precise") and default modes, computed by a Python process beside this one.
+// `python` is an interpreter with numpy, onnx and onnxruntime (deploy/python-env makes one).
+std::vector<std::unique_ptr<Peer>> MakeOnnxRuntimePeers(const std::string& python);
 
 }  // namespace qmatmul::bench

@@ -11,6 +11,7 @@
 #endif
 
 #include "kernels/bench/peer.h"
+#include "kernels/bench/roof.h"
 
 namespace qmatmul::bench {
 namespace {
@@ -51,9 +52,13 @@ class OneDnn final : public Peer {
     return true;
   }
 
-  void Run() override {
-    matmul_.execute(stream_, arguments_);
-    stream_.wait();
+  double Run(int count) override {
+    const int64_t start = BenchClockNs(problem_.threads);
+    for (int i = 0; i < count; ++i) {
+      matmul_.execute(stream_, arguments_);
+      stream_.wait();
+    }
+    return double(BenchClockNs(problem_.threads) - start) / count;
   }
 
   std::span<const int32_t> result() const override {

@@ -88,8 +88,8 @@ void Engine::Refuse(Request* request, Status status) {
 }
 
 void Engine::Submit(Request* request) {
-  const RouteQuery query{request->activations.rows, request->weights, request->device,
-                         request->kernel};
+  const RouteQuery query{request->activations.rows, request->weights, request->arithmetic,
+                         request->device, request->kernel};
   Route route;
   if (Status status = router_->Choose(query, Backlogs(), &route); !status.ok())
     return Refuse(request, std::move(status));
@@ -115,7 +115,7 @@ void Engine::Submit(Request* request) {
   Refuse(request, std::move(status));
 }
 
-Status Engine::Explain(const RouteQuery& query, Arithmetic arithmetic, Plan* plan) const {
+Status Engine::Explain(const RouteQuery& query, Plan* plan) const {
   Route route;
   if (Status status = router_->Choose(query, Backlogs(), &route); !status.ok()) return status;
   std::vector<size_t> order{route.device};
@@ -128,7 +128,7 @@ Status Engine::Explain(const RouteQuery& query, Arithmetic arithmetic, Plan* pla
     if (std::find(packed.begin(), packed.end(), nullptr) != packed.end()) continue;
     const std::string& id = device_list_[d]->info().id;
     for (KernelChoice& choice :
-         device_list_[d]->Explain(query.rows, packed, arithmetic, query.kernel)) {
+         device_list_[d]->Explain(query.rows, packed, query.arithmetic, query.kernel)) {
       choice.chosen = choice.chosen && d == route.device;
       if (choice.chosen) {
         plan->kernel = choice.name;

@@ -70,7 +70,7 @@ class Engine {
   // Computes an admitted request: here and now, or queued. Refusals complete it too: kUnavailable
   // QUEUE_FULL, and the router's.
   void Submit(Request* request);
-  Status Explain(const RouteQuery& query, Arithmetic arithmetic, Plan* plan) const;
+  Status Explain(const RouteQuery& query, Plan* plan) const;
   // Refuses what comes, computes what is queued, ends the threads.
   void Stop();
 

@@ -7,11 +7,8 @@
 namespace qmatmul {
 namespace {
 
-int64_t OpsOf(const Request& request) {
-  int64_t ops = 0;
-  for (const WeightPtr& weight : request.weights)
-    ops += 2 * request.activations.rows * weight->content->spec.k * weight->content->spec.n;
-  return ops;
+int64_t OpsOf(int64_t rows, const Weight& weight) {
+  return 2 * rows * weight.content->spec.k * weight.content->spec.n;
 }
 
 // The first output of the request that had to fit and did not.
@@ -137,21 +134,38 @@ void Executor::Run(Batch& batch, int threads_max) {
   Deliver(batch, segments, fault, report, start_ns);
 }
 
+void Executor::CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
+                        const RunReport& report) {
+  int64_t rows = 0;
+  for (const RowSegment& segment : segments) rows += segment.fault.ok() ? segment.rows : 0;
+  const std::vector<WeightPtr>& weights = batch.requests.front()->weights;
+  int64_t all_ops = 0;
+  for (const WeightPtr& weight : weights) all_ops += OpsOf(rows, *weight);
+  // Weights of several types take several kernels; each is charged its share of the time by its work.
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const auto end = report.kernels.begin() + static_cast<std::ptrdiff_t>(i);
+    if (std::find(report.kernels.begin(), end, report.kernels[i]) != end) continue;
+    int64_t ops = 0;
+    for (size_t j = i; j < weights.size(); ++j)
+      if (report.kernels[j] == report.kernels[i]) ops += OpsOf(rows, *weights[j]);
+    const double share =
+        all_ops > 0 ? static_cast<double>(ops) / static_cast<double>(all_ops) : 1.0;
+    metrics_.AddRun(device_.info().id, report.kernels[i], rows, ops,
+                    static_cast<int64_t>(share * static_cast<double>(report.compute_ns)));
+  }
+  metrics_.Observe(Histogram::kComputeNs, report.compute_ns);
+  metrics_.Observe(Histogram::kBatchRows, report.rows);
+  metrics_.Add(Counter::kRows, report.rows);
+  if (!report.fallback.empty()) metrics_.CountFallback(report.fallback);
+}
+
 void Executor::Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault,
                        const RunReport& report, int64_t start_ns) {
-  int64_t ops = 0;
-  for (size_t i = 0; i < batch.requests.size(); ++i)
-    if (segments[i].fault.ok()) ops += OpsOf(*batch.requests[i]);
-  if (fault.ok()) {
-    metrics_.AddRun(device_.info().id, report.kernel, report.rows, ops, report.compute_ns);
-    metrics_.Observe(Histogram::kComputeNs, report.compute_ns);
-    metrics_.Observe(Histogram::kBatchRows, report.rows);
-    metrics_.Add(Counter::kRows, report.rows);
-  }
+  if (fault.ok()) CountRun(batch, segments, report);
   for (size_t i = 0; i < batch.requests.size(); ++i) {
     Request& request = *batch.requests[i];
     request.execution = {device_.info().id,
-                         report.kernel,
+                         report.kernels,
                          report.rows,
                          report.padded_rows,
                          start_ns - request.admitted_ns,

@@ -62,6 +62,8 @@ class Executor {
   void Run(Batch& batch, int threads_max);
   // Completes what nobody waits for any more, before it costs anything.
   void DropExpired(Batch& batch, int64_t now_ns);
+  void CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
+                const RunReport& report);
   void Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault,
                const RunReport& report, int64_t start_ns);
 

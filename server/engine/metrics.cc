@@ -108,12 +108,16 @@ void Metrics::AddRun(std::string_view device, std::string_view kernel, int64_t r
   cells.compute_ns.fetch_add(compute_ns, kRelaxed);
 }
 
-void Metrics::Reject(std::string_view reason) {
+void Metrics::Reject(std::string_view reason) { CountReason(reason, &rejected_); }
+
+void Metrics::CountFallback(std::string_view reason) { CountReason(reason, &fallbacks_); }
+
+void Metrics::CountReason(std::string_view reason, ReasonCounts* counts) {
   const std::lock_guard lock(mutex_);
-  auto row = rejected_.find(reason);
-  if (row == rejected_.end()) {
-    if (rejected_.size() >= kReasonsMax) reason = "OTHER";
-    row = rejected_.try_emplace(std::string(reason), 0).first;
+  auto row = counts->find(reason);
+  if (row == counts->end()) {
+    if (counts->size() >= kReasonsMax) reason = "OTHER";
+    row = counts->try_emplace(std::string(reason), 0).first;
   }
   ++row->second;
 }
@@ -159,6 +163,7 @@ MetricsReading Metrics::Read() const {
   reading.kernels = ReadKernels();
   const std::lock_guard lock(mutex_);
   reading.rejected.insert(rejected_.begin(), rejected_.end());
+  reading.fallbacks.insert(fallbacks_.begin(), fallbacks_.end());
   if (moments_.empty()) return reading;
   const std::vector<Totals>& then = moments_.front().totals;
   for (size_t i = 0; i < reading.kernels.size(); ++i) {

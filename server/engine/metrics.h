@@ -70,7 +70,8 @@ struct MetricsReading {
   std::array<int64_t, static_cast<size_t>(Counter::kMetricCount)> counters{};
   std::array<HistogramReading, static_cast<size_t>(Histogram::kMetricCount)> histograms{};
   std::vector<KernelReading> kernels;
-  std::map<std::string, int64_t> rejected;  // by reason
+  std::map<std::string, int64_t> rejected;   // by reason
+  std::map<std::string, int64_t> fallbacks;  // by reason
 
   int64_t at(Counter c) const { return counters[static_cast<size_t>(c)]; }
   const HistogramReading& at(Histogram h) const { return histograms[static_cast<size_t>(h)]; }
@@ -93,8 +94,9 @@ class Metrics {
   void Observe(Histogram histogram, int64_t value);
   void AddRun(std::string_view device, std::string_view kernel, int64_t rows, int64_t ops,
               int64_t compute_ns);
-  // Refusals take a lock: they are off the path of work.
+  // These two take a lock: they are off the usual path of work.
   void Reject(std::string_view reason);
+  void CountFallback(std::string_view reason);  // a slower way than the best was taken
 
   // Remembers the totals of this moment, so that Read can say what happened in the last 10 s.
   // Called about once a second.
@@ -104,6 +106,7 @@ class Metrics {
 
  private:
   struct Shard;
+  using ReasonCounts = std::map<std::string, int64_t, std::less<>>;
   struct Totals {
     int64_t ops = 0;
     int64_t compute_ns = 0;
@@ -114,13 +117,15 @@ class Metrics {
   };
 
   Shard& MyShard() const;
+  void CountReason(std::string_view reason, ReasonCounts* counts);
   std::vector<KernelReading> ReadKernels() const;
 
   const std::vector<KernelKey> kernels_;
   const bool enabled_;
   std::vector<std::unique_ptr<Shard>> shards_;
   mutable std::mutex mutex_;  // guards what follows
-  std::map<std::string, int64_t, std::less<>> rejected_;
+  ReasonCounts rejected_;
+  ReasonCounts fallbacks_;
   std::deque<Moment> moments_;
 };
 

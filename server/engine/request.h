@@ -15,6 +15,7 @@
 //      request afterwards.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -59,10 +60,11 @@ class Admission {
   int64_t bytes_ = 0;
 };
 
-// What was done for a request; the same for all its outputs.
+// What was done for a request.
 struct Execution {
   std::string_view device;  // lives as long as the engine
-  std::string_view kernel;  // the same; empty when there was nothing to compute
+  // By output; they live as long as the engine too, and are empty when there was nothing to compute.
+  std::array<std::string_view, kWeightsPerCallMax> kernels;
   int64_t batch_rows = 0;
   int64_t padded_rows = 0;
   int64_t queue_ns = 0;

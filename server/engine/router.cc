@@ -50,11 +50,10 @@ Status Router::CheckDevice(std::string_view forced) const {
       .With("value", name);
 }
 
-Status Router::CheckKernel(std::string_view forced, std::string_view forced_device,
-                           size_t* device) const {
-  const std::string name(forced);
+Status Router::CheckKernel(const RouteQuery& query, size_t* device) const {
+  const std::string name(query.kernel);
   const auto row = std::find_if(kernels_.begin(), kernels_.end(),
-                                [&](const Kernel& k) { return k.info.name == forced; });
+                                [&](const Kernel& k) { return k.info.name == query.kernel; });
   if (row == kernels_.end())
     return Status{Code::kInvalidArgument, "KERNEL_UNKNOWN",
                   "kernel \"" + name + "\" is not built in; ListKernels names those that are",
@@ -64,11 +63,22 @@ Status Router::CheckKernel(std::string_view forced, std::string_view forced_devi
     return Status{Code::kFailedPrecondition, "KERNEL_UNSUPPORTED",
                   "kernel " + name + " cannot run here: " + row->info.reason, "options.kernel"}
         .With("value", name);
-  if (!Fits(row->device, forced_device))
+  if (!Fits(row->device, query.device))
     return Status{Code::kFailedPrecondition, "KERNEL_UNSUPPORTED",
-                  "kernel " + name + " is not one of device " + std::string(forced_device),
+                  "kernel " + name + " is not one of device " + std::string(query.device),
                   "options.kernel"}
         .With("value", name);
+  for (const WeightPtr& weight : query.weights) {
+    const DataType dtype = weight->content->spec.dtype;
+    if (row->info.weight == dtype && row->info.arithmetic == query.arithmetic) continue;
+    return Status{Code::kFailedPrecondition, "KERNEL_UNSUPPORTED",
+                  "kernel " + name + " multiplies " + std::string(NameOf(row->info.weight)) +
+                      " weights by " + std::string(NameOf(row->info.arithmetic)) + "; weights/" +
+                      weight->id + " is " + std::string(NameOf(dtype)) + " and the request " +
+                      std::string(NameOf(query.arithmetic)),
+                  "options.kernel"}
+        .With("value", name);
+  }
   *device = row->device;
   return {};
 }
@@ -88,8 +98,7 @@ Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_
     if (Status status = CheckDevice(query.device); !status.ok()) return status;
   }
   if (!query.kernel.empty()) {
-    if (Status status = CheckKernel(query.kernel, query.device, &forced); !status.ok())
-      return status;
+    if (Status status = CheckKernel(query, &forced); !status.ok()) return status;
   }
   size_t best = kNoDevice;
   int64_t best_ns = 0;

@@ -23,6 +23,7 @@ namespace qmatmul {
 struct RouteQuery {
   int64_t rows = 0;
   std::span<const WeightPtr> weights;
+  Arithmetic arithmetic = Arithmetic::kW8A8;
   std::string_view device;  // forced id or kind; empty: any
   std::string_view kernel;  // forced name; empty: any
 };
@@ -54,7 +55,7 @@ class Router {
   };
 
   Status CheckDevice(std::string_view forced) const;
-  Status CheckKernel(std::string_view forced, std::string_view forced_device, size_t* device) const;
+  Status CheckKernel(const RouteQuery& query, size_t* device) const;
   int64_t Predict(size_t device, const RouteQuery& query, int threads) const;
 
   const std::vector<Device*> devices_;

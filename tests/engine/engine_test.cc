@@ -52,7 +52,7 @@ TEST(Engine, SaysWhatWasDone) {
   // Activations are all 1, so each result is its column's sum.
   EXPECT_EQ(request.result(), (std::vector<int32_t>{0 + 2 + 4, 1 + 3 + 5, 6, 9}));
   EXPECT_EQ(request.execution.device, "cpu");
-  EXPECT_EQ(request.execution.kernel, kFakeKernel);
+  EXPECT_EQ(request.execution.kernels[0], kFakeKernel);
   EXPECT_EQ(request.execution.batch_rows, 2);
   const MetricsReading reading = f.engine->metrics().Read();
   EXPECT_EQ(reading.at(Counter::kRows), 2);

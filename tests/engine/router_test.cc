@@ -22,7 +22,7 @@ struct TwoDevices {
     weights = {result.weight};
   }
   Status Choose(std::string_view device, std::string_view kernel, Route* route) {
-    return router->Choose({1, weights, device, kernel}, backlog_ns, route);
+    return router->Choose({1, weights, Arithmetic::kW8A8, device, kernel}, backlog_ns, route);
   }
 
   FakeDevice cpu, cuda;
@@ -97,11 +97,20 @@ TEST(Router, ForcedDevicesAndKernels) {
   }
 }
 
+TEST(Router, AForcedKernelMustBeMadeForTheArithmetic) {
+  TwoDevices d;
+  Route route;
+  const Status status =
+      d.router->Choose({1, d.weights, Arithmetic::kW8A32, "", kFakeKernel}, d.backlog_ns, &route);
+  EXPECT_EQ(status.code, Code::kFailedPrecondition);
+  EXPECT_EQ(status.reason, "KERNEL_UNSUPPORTED");
+}
+
 TEST(Router, ExplainShowsTheChoiceFirstAndWhy) {
   EngineFixture f;
   const std::vector<WeightPtr> weights{f.Weight("w")};
   Plan plan;
-  ASSERT_TRUE(f.engine->Explain({4, weights, "", ""}, Arithmetic::kW8A8, &plan).ok());
+  ASSERT_TRUE(f.engine->Explain({4, weights, Arithmetic::kW8A8, "", ""}, &plan).ok());
   EXPECT_EQ(plan.device, "cpu");
   EXPECT_EQ(plan.kernel, kFakeKernel);
   EXPECT_FALSE(plan.runs_inline);

@@ -30,7 +30,7 @@ TestActivations Int8(int64_t rows, int64_t k, const std::vector<int8_t>& values)
   a.rows = rows;
   a.k = k;
   std::vector<std::byte> data(values.size());
-  std::memcpy(data.data(), values.data(), values.size());
+  if (!values.empty()) std::memcpy(data.data(), values.data(), values.size());
   a.SetBytes(data);
   return a;
 }

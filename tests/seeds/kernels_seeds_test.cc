@@ -160,13 +160,14 @@ TEST(seeds, T1_SelectionIsATotalOrder) {
   const cpu::MicroKernel square = FakeKernel("cpu.fake.s8s8s32.8x8x4", 8, 8);
   for (const std::vector<const cpu::MicroKernel*>& table :
        {std::vector<const cpu::MicroKernel*>{&vector, &square}, {&square, &vector}}) {
-    const auto states = cpu::KernelStates(table, {}, "");
+    const cpu::KernelSelector selector(table, {}, "");  // not measured: the order alone decides
     for (int64_t rows : {2, 3, 8, 64, 100'000})
-      EXPECT_EQ(cpu::SelectKernel(states, rows, DataType::kInt8, Arithmetic::kW8A8)->kernel,
-                &square)
-          << rows;
-    EXPECT_EQ(cpu::SelectKernel(states, 1, DataType::kInt8, Arithmetic::kW8A8)->kernel, &vector);
-    EXPECT_NE(cpu::BetterFor(5, states[0], states[1]), cpu::BetterFor(5, states[1], states[0]));
+      EXPECT_EQ(selector.Select({.rows = rows, .k = 64, .n = 64})->kernel, &square) << rows;
+    EXPECT_EQ(selector.Select({.rows = 1, .k = 64, .n = 64})->kernel, &vector);
+    const auto ranked = selector.Rank({.rows = 5, .k = 64, .n = 64});
+    ASSERT_EQ(ranked.size(), 2u);
+    EXPECT_EQ(ranked[0].state->kernel, &square);
+    EXPECT_EQ(ranked[1].state->kernel, &vector);
   }
 }
 

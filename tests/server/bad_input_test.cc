@@ -341,12 +341,6 @@ const CallRow kOutputRows[] = {
      [](R r) { r->mutable_options()->set_verify(true); }},
     {"chain", kUnimplemented, "CHAIN_UNIMPLEMENTED",
      [](R r) { r->add_then()->set_weight("weights/w"); }},
-    {"W8A32", kUnimplemented, "W8A32_UNIMPLEMENTED",
-     [](R r) {
-       r->mutable_activations()->clear_dynamic();
-       r->mutable_options()->set_arithmetic(v1::ARITHMETIC_W8A32);
-     },
-     true},
 };
 
 TEST_F(BadInput, MatMul) {

@@ -141,9 +141,11 @@ void FakeDevice::AwaitRuns(int count) {
 }
 
 std::vector<KernelInfo> FakeDevice::Kernels() const {
-  return {{kFakeKernelUnsupported, false, false, "this machine has no fake512", "plain.s8"},
-          {kFakeKernelDisabled, true, true, "disabled by configuration", "plain.s8"},
-          {kFakeKernel, true, false, "", "plain.s8"}};
+  return {{kFakeKernelUnsupported, false, false, "this machine has no fake512", "plain.s8",
+           DataType::kInt8, Arithmetic::kW8A8},
+          {kFakeKernelDisabled, true, true, "disabled by configuration", "plain.s8",
+           DataType::kInt8, Arithmetic::kW8A8},
+          {kFakeKernel, true, false, "", "plain.s8", DataType::kInt8, Arithmetic::kW8A8}};
 }
 
 Fault FakeDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
@@ -182,6 +184,7 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
       RunSegment(segment, i, static_cast<const FakeWeight&>(*step.weights[i]));
   }
   report->kernel = kFakeKernel;
+  report->kernels.fill(report->kernel);
   report->compute_ns = 1000;
   return {};
 }
