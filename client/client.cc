@@ -58,10 +58,12 @@ struct Connection {
       : weights(v1::WeightService::NewStub(channel)),
         matmul(v1::MatMulService::NewStub(channel)),
         info(v1::InfoService::NewStub(channel)),
+        admin(v1::AdminService::NewStub(channel)),
         health(grpc::health::v1::Health::NewStub(channel)) {}
   std::unique_ptr<v1::WeightService::Stub> weights;
   std::unique_ptr<v1::MatMulService::Stub> matmul;
   std::unique_ptr<v1::InfoService::Stub> info;
+  std::unique_ptr<v1::AdminService::Stub> admin;
   std::unique_ptr<grpc::health::v1::Health::Stub> health;
 };
 
@@ -311,6 +313,15 @@ Result<Statistics> Client::GetStatistics() {
   });
   if (!status.ok()) return status;
   return FromProto(response);
+}
+
+Status Client::RearmKernel(std::string_view key) {
+  v1::RearmKernelRequest request;
+  request.set_key(std::string(key));
+  v1::RearmKernelResponse response;
+  return connections_->Invoke({}, {}, [&](Connection& c, grpc::ClientContext* context) {
+    return c.admin->RearmKernel(context, request, &response);
+  });
 }
 
 Result<Health> Client::CheckHealth(std::string_view service) {

@@ -74,6 +74,9 @@ class Client {
   Result<std::vector<DeviceInfo>> ListDevices();
   Result<std::vector<KernelInfo>> ListKernels();
   Result<Statistics> GetStatistics();
+  // Takes back a kernel that the server put aside, by the key that ListKernels gives as its reason's
+  // first word. kNotFound QUARANTINE_UNKNOWN.
+  Status RearmKernel(std::string_view key);
   // grpc.health.v1; the empty service is the server as a whole. A service that the server does not
   // know is kServiceUnknown, not an error.
   Result<Health> CheckHealth(std::string_view service = {});

@@ -38,6 +38,7 @@ int RunMatMul(const Arguments& arguments);
 int RunExplain(const Arguments& arguments);
 int RunBench(const Arguments& arguments);
 int RunHealth(const Arguments& arguments);
+int RunAdmin(const Arguments& arguments);
 int RunDoctor(const Arguments& arguments);
 
 }  // namespace qmatmul::cli

@@ -6,9 +6,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <random>
 
 #include "kernels/bench/roof.h"
+#include "kernels/cpu/micro_kernels.h"
 #include "kernels/half.h"
 
 namespace qmatmul::bench {
@@ -52,18 +54,27 @@ struct OwnProduct::Parts {
   Work work;
 };
 
-OwnProduct::OwnProduct(Device* device, const Problem& p, DataType activations,
-                       const Epilogue& epilogue, std::string kernel)
+OwnProduct::OwnProduct(Device* device, const Problem& p, DataType weight_type, int64_t group_size,
+                       DataType activations, const Epilogue& epilogue, std::string kernel)
     : device_(device), forced_(std::move(kernel)), parts_(std::make_unique<Parts>()) {
   Parts& x = *parts_;
-  x.scales.assign(size_t(p.n), 0.01f);
   WeightView weight;
-  weight.spec = {DataType::kInt8, Layout::kKN, p.k, p.n, 0, DataType::kF32, p.n, 0};
-  weight.data = p.weight.data();
+  weight.spec = {weight_type,
+                 Layout::kKN,
+                 p.k,
+                 p.n,
+                 group_size,
+                 DataType::kF32,
+                 (group_size > 0 ? p.k / group_size : 1) * p.n,
+                 0};
+  x.scales.assign(size_t(weight.spec.scale_count), 0.01f);
+  weight.data = p.weight.data();  // as INT4, the first half of the bytes
   weight.scales = x.scales.data();
+  Demand(device->Pack(weight, &x.weight));  // once to have the memory at hand
+  x.weight.reset();
   const double start = Seconds();
   Demand(device->Pack(weight, &x.weight));
-  pack_gbps_ = 1e-9 * double(p.k * p.n) / (Seconds() - start);
+  pack_gbps_ = 1e-9 * double(weight.spec.data_bytes()) / (Seconds() - start);
   x.activations = Encode(p.activations, activations);
   x.span = {x.activations.data(), x.activations.size()};
   x.view = {activations,
@@ -85,6 +96,8 @@ OwnProduct::OwnProduct(Device* device, const Problem& p, DataType activations,
 }
 
 OwnProduct::~OwnProduct() = default;
+
+int64_t OwnProduct::weight_bytes() const { return parts_->weight->spec().data_bytes(); }
 
 double OwnProduct::Run(int count) {
   const int threads = parts_->work.threads_max;
@@ -112,6 +125,16 @@ void Compete(std::vector<Contender>* contenders, int rounds, double seconds) {
 }
 
 std::vector<int8_t> MakeWeight(const std::string& distribution, int64_t k, int64_t n) {
+  if (distribution.starts_with("file:")) {
+    std::ifstream file(distribution.substr(5), std::ios::binary);
+    std::vector<int8_t> weight(size_t(k * n));
+    if (!file.read(reinterpret_cast<char*>(weight.data()), k * n)) {
+      std::fprintf(stderr, "kernels_bench: %s has fewer than %ld bytes\n", distribution.c_str(),
+                   k * n);
+      std::exit(1);
+    }
+    return weight;
+  }
   std::mt19937 generator(3);
   std::vector<int8_t> weight(size_t(k * n));
   if (distribution == "uniform") {
@@ -147,6 +170,36 @@ int64_t CountWrong(const Problem& p, std::span<const int32_t> result) {
     wrong += sum != result[size_t(m * p.n + n)];
   }
   return wrong;
+}
+
+double ProbeGops(const std::string& kernel) {
+  constexpr int64_t kLines = 128, kRepeats = 200;
+  for (const cpu::MicroKernel* k : cpu::MicroKernels()) {
+    if (kernel != k->name) continue;
+    const int panels = k->nr / 16;
+    alignas(64) static std::byte strip[64 * 1024], panel[64 * 1024], sums[16 * 1024];
+    cpu::TileArgs t{};
+    t.strip = strip;
+    t.panel = reinterpret_cast<uint8_t*>(panel);
+    t.panel_stride = kLines * 64;
+    t.lines = kLines;
+    t.c = sums;
+    t.ldc = k->nr;
+    t.rows = k->mr;
+    t.panels = panels;
+    t.prefetch = t.panel;
+    std::vector<double> rates;
+    for (int i = 0; i < 25; ++i) {
+      const int64_t start = BenchClockNs(1);
+      for (int64_t j = 0; j < kRepeats; ++j) k->run(t);
+      const double macs = double(kRepeats) * double(kLines * 64 * k->mr * panels);
+      rates.push_back(2 * macs / double(BenchClockNs(1) - start));
+    }
+    if (k->release != nullptr) k->release();
+    std::nth_element(rates.begin(), rates.begin() + 12, rates.end());
+    return rates[12];
+  }
+  return 0;
 }
 
 }  // namespace qmatmul::bench

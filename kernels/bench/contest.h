@@ -18,14 +18,16 @@ namespace qmatmul::bench {
 // One product of ours, ready to run: weight packed, activations and output in place.
 class OwnProduct {
  public:
-  OwnProduct(Device* device, const Problem& problem, DataType activations, const Epilogue& epilogue,
-             std::string kernel);
+  // INT4 weights are the low nibbles of the problem's, in groups of `group_size`.
+  OwnProduct(Device* device, const Problem& problem, DataType weight_type, int64_t group_size,
+             DataType activations, const Epilogue& epilogue, std::string kernel);
   ~OwnProduct();
   // `count` products; nanoseconds of one.
   double Run(int count);
   std::string_view kernel() const { return report_.kernels[0]; }
   std::span<const std::byte> output() const { return output_; }
   double pack_gbps() const { return pack_gbps_; }
+  int64_t weight_bytes() const;
 
  private:
   struct Parts;
@@ -47,8 +49,12 @@ struct Contender {
 // Fills the times. At least `rounds` rounds, at most about `seconds` in all.
 void Compete(std::vector<Contender>* contenders, int rounds, double seconds);
 
-// [k, n] values: "uniform", "gaussian" or "laplace" (the two latter scaled per column to ±127).
+// [k, n] values: "uniform", "gaussian", "laplace" (the two latter scaled per column to ±127), or the first
+// k * n bytes of a file ("file:PATH").
 std::vector<int8_t> MakeWeight(const std::string& distribution, int64_t k, int64_t n);
+
+// GOPS of a kernel's full tile on data in L1, on one thread: what its loop can do at best.
+double ProbeGops(const std::string& kernel);
 
 // How many of a sample of elements of `result` differ from the exact sums.
 int64_t CountWrong(const Problem& problem, std::span<const int32_t> result);

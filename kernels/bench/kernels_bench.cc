@@ -31,6 +31,8 @@ struct Settings {
   std::string kernel;
   std::string python = "build/venv/bin/python";
   std::string weights = "uniform";
+  DataType weight_type = DataType::kInt8;
+  int64_t group_size = 0;
   DataType activations = DataType::kInt8;
   DataType output = DataType::kInt32;
   double seconds = 2.0;
@@ -42,7 +44,9 @@ constexpr char kHelp[] =
     "  --shapes M,K,N;M,K,N…   default: the eleven shapes of the README's table\n"
     "  --threads 1,2           team sizes to measure, default 1\n"
     "  --kernel NAME           force one kernel\n"
-    "  --weights KIND          uniform (default), gaussian or laplace\n"
+    "  --weights KIND          uniform (default), gaussian, laplace or file:PATH (K * N int8)\n"
+    "  --weight-type TYPE      INT8 (default) or INT4\n"
+    "  --group-size G          of INT4, default 128\n"
     "  --activations TYPE      INT8 (default), F32, F16, BF16 (quantized per row)\n"
     "  --output TYPE           INT32 (default), INT8, INT16, F32, F16, BF16\n"
     "  --peers onednn,onnxruntime   measure these too, interleaved\n"
@@ -65,8 +69,8 @@ std::vector<std::string> Split(const std::string& text, char separator) {
 }
 
 DataType ParseType(const std::string& name) {
-  for (DataType d : {DataType::kInt8, DataType::kInt16, DataType::kInt32, DataType::kF32,
-                     DataType::kF16, DataType::kBF16})
+  for (DataType d : {DataType::kInt4, DataType::kInt8, DataType::kInt16, DataType::kInt32,
+                     DataType::kF32, DataType::kF16, DataType::kBF16})
     if (name == NameOf(d)) return d;
   Usage("unknown type '" + name + "'");
 }
@@ -97,6 +101,8 @@ Settings Parse(int argc, char** argv) {
         s.threads.push_back(std::max(1, std::atoi(part.c_str())));
     } else if (option == "--kernel") s.kernel = value();
     else if (option == "--weights") s.weights = value();
+    else if (option == "--weight-type") s.weight_type = ParseType(value());
+    else if (option == "--group-size") s.group_size = std::atoll(value().c_str());
     else if (option == "--activations") s.activations = ParseType(value());
     else if (option == "--output") s.output = ParseType(value());
     else if (option == "--peers") s.peers = Split(value(), ',');
@@ -105,6 +111,7 @@ Settings Parse(int argc, char** argv) {
     else if (option == "--json") s.json = true;
     else Usage("unknown option '" + option + "'");
   }
+  if (s.weight_type == DataType::kInt4 && s.group_size == 0) s.group_size = 128;
   return s;
 }
 
@@ -128,31 +135,44 @@ bool PeerIsExact(Peer* peer, const Problem& p) {
   return exact;
 }
 
-void Print(const Settings& s, const Shape3& shape, int threads, const OwnProduct& own, double gops,
-           double best, double share, const std::vector<PeerResult>& peers) {
-  if (!s.json) {
-    std::printf("%6ld %6ld %6ld  %d  %-34s %8.1f GOPS (best %.1f)  %5.1f %% of roof", shape.m,
-                shape.k, shape.n, threads, std::string(own.kernel()).c_str(), gops, best,
-                100 * share);
-    for (const PeerResult& p : peers)
-      std::printf("  | %s %.1f%s ratio %.2f", p.name.c_str(), p.gops, p.exact ? "" : " (inexact)",
-                  p.ratio);
-    std::printf("\n");
-  } else {
-    std::printf(
-        "{\"m\":%ld,\"k\":%ld,\"n\":%ld,\"threads\":%d,\"kernel\":\"%s\",\"weights\":\"%s\","
-        "\"activations\":\"%s\","
-        "\"output\":\"%s\",\"gops\":%.1f,\"gops_best\":%.1f,\"roof_share\":%.3f,\"peers\":[",
-        shape.m, shape.k, shape.n, threads, std::string(own.kernel()).c_str(), s.weights.c_str(),
-        std::string(NameOf(s.activations)).c_str(), std::string(NameOf(s.output)).c_str(), gops,
-        best, share);
-    for (size_t i = 0; i < peers.size(); ++i)
-      std::printf("%s{\"name\":\"%s\",\"gops\":%.1f,\"exact\":%s,\"ratio\":%.3f}", i ? "," : "",
-                  peers[i].name.c_str(), peers[i].gops, peers[i].exact ? "true" : "false",
-                  peers[i].ratio);
-    std::printf("]}\n");
-  }
-  std::fflush(stdout);
+// One line of the answer.
+struct Measured {
+  Shape3 shape;
+  int threads;
+  std::string kernel;
+  double gops, gops_best;
+  double roof_gops;   // the lower of the instruction set's and the memory's
+  double probe_gops;  // the kernel's own tile on data in L1, one thread
+  double read_gbps;   // reading as many bytes as the weight has
+  double pack_gbps;
+  std::vector<PeerResult> peers;
+};
+
+void PrintText(const Measured& x) {
+  std::printf("%6ld %6ld %6ld  %d  %-34s %8.1f GOPS (best %.1f)  %5.1f %% of roof", x.shape.m,
+              x.shape.k, x.shape.n, x.threads, x.kernel.c_str(), x.gops, x.gops_best,
+              100 * x.gops / x.roof_gops);
+  for (const PeerResult& p : x.peers)
+    std::printf("  | %s %.1f%s ratio %.2f", p.name.c_str(), p.gops, p.exact ? "" : " (inexact)",
+                p.ratio);
+  std::printf("\n");
+}
+
+void PrintJson(const Settings& s, const Measured& x) {
+  std::printf("{\"m\":%ld,\"k\":%ld,\"n\":%ld,\"threads\":%d,\"kernel\":\"%s\",", x.shape.m,
+              x.shape.k, x.shape.n, x.threads, x.kernel.c_str());
+  std::printf("\"weights\":\"%s\",\"weight_type\":\"%s\",\"activations\":\"%s\",\"output\":\"%s\",",
+              s.weights.c_str(), std::string(NameOf(s.weight_type)).c_str(),
+              std::string(NameOf(s.activations)).c_str(), std::string(NameOf(s.output)).c_str());
+  std::printf("\"gops\":%.1f,\"gops_best\":%.1f,\"roof_gops\":%.1f,\"roof_share\":%.3f,", x.gops,
+              x.gops_best, x.roof_gops, x.gops / x.roof_gops);
+  std::printf("\"probe_gops\":%.1f,\"read_gbps\":%.1f,\"pack_gbps\":%.2f,\"peers\":[", x.probe_gops,
+              x.read_gbps, x.pack_gbps);
+  for (size_t i = 0; i < x.peers.size(); ++i)
+    std::printf("%s{\"name\":\"%s\",\"gops\":%.1f,\"exact\":%s,\"ratio\":%.3f}", i ? "," : "",
+                x.peers[i].name.c_str(), x.peers[i].gops, x.peers[i].exact ? "true" : "false",
+                x.peers[i].ratio);
+  std::printf("]}\n");
 }
 
 void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* device, Roof* roof,
@@ -165,7 +185,7 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
   const Problem problem{shape.m, shape.k, shape.n, threads, activations, weight};
   Epilogue epilogue;
   epilogue.dtype = s.output;
-  OwnProduct own(device, problem, s.activations, epilogue, s.kernel);
+  OwnProduct own(device, problem, s.weight_type, s.group_size, s.activations, epilogue, s.kernel);
   std::vector<Contender> contenders = {{"qmatmul", [&own](int count) { return own.Run(count); }}};
   std::vector<bool> exact;
   for (auto& peer : *peers) {
@@ -173,7 +193,8 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
     contenders.push_back({peer->name(), [&peer](int count) { return peer->Run(count); }});
   }
   Compete(&contenders, 31, s.seconds * double(contenders.size()));
-  if (s.activations == DataType::kInt8 && s.output == DataType::kInt32) {
+  if (s.weight_type == DataType::kInt8 && s.activations == DataType::kInt8 &&
+      s.output == DataType::kInt32) {
     const auto* sums = reinterpret_cast<const int32_t*>(own.output().data());
     if (CountWrong(problem, {sums, size_t(shape.m * shape.n)}) != 0) {
       std::fprintf(stderr, "kernels_bench: WRONG result of %s\n",
@@ -182,15 +203,26 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
     }
   }
   const double ops = 2.0 * double(shape.m) * double(shape.k) * double(shape.n);
-  const double gops = ops / contenders[0].median_ns;
-  std::vector<PeerResult> results;
+  Measured x{shape,
+             threads,
+             std::string(own.kernel()),
+             ops / contenders[0].median_ns,
+             ops / contenders[0].best_ns,
+             0,
+             0,
+             0,
+             own.pack_gbps(),
+             {}};
   for (size_t i = 1; i < contenders.size(); ++i) {
     const double ratio = contenders[i].median_ns / contenders[0].median_ns;
-    results.push_back({contenders[i].name, ops / contenders[i].median_ns, exact[i - 1], ratio});
+    x.peers.push_back({contenders[i].name, ops / contenders[i].median_ns, exact[i - 1], ratio});
     logs->push_back({contenders[i].name, std::log(ratio)});
   }
-  const double share = gops / roof->Gops(std::string(own.kernel()), shape.m, shape.k, shape.n);
-  Print(s, shape, threads, own, gops, ops / contenders[0].best_ns, share, results);
+  x.roof_gops = roof->Gops(x.kernel, shape.m, shape.k, shape.n);
+  x.probe_gops = ProbeGops(x.kernel);
+  x.read_gbps = roof->ReadGBps(own.weight_bytes());
+  s.json ? PrintJson(s, x) : PrintText(x);
+  std::fflush(stdout);
 }
 
 void PrintMeans(const std::vector<std::pair<std::string, double>>& logs,

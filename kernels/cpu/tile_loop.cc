@@ -214,7 +214,8 @@ class Loop {
     for (int64_t p = x.begin; p < x.end; p += unit)
       for (int64_t k = 0; k < group_k; k += BlockK()) {
         TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
-        t.prefetch += kPrefetchBytes;
+        // Scale groups are taken across the panels: what comes next is the next panel's.
+        t.prefetch += group_wise() ? unit * x.weight->panel_bytes() : kPrefetchBytes;
         RunTile(t, true, scratch);
       }
   }

@@ -96,7 +96,7 @@ TEST_F(Cli, HelpForEveryCommand) {
   const ProgramResult all = Run({"--help"});
   EXPECT_EQ(all.exit_code, kExitOk);
   for (const char* command :
-       {"register", "list", "show", "delete", "matmul", "explain", "bench", "health", "doctor"}) {
+       {"register", "list", "show", "delete", "matmul", "explain", "bench", "health", "doctor", "admin"}) {
     EXPECT_TRUE(Has(all.out, command)) << command;
     const ProgramResult one = Run({command, "--help"});
     EXPECT_EQ(one.exit_code, kExitOk) << command;

@@ -210,6 +210,13 @@ TEST_F(Live, DoctorFindsNothingAndLeavesNothing) {
   EXPECT_EQ(client_.ListWeights()->size(), before);
 }
 
+TEST_F(Live, RearmingWhatIsNotPutAsideSaysSo) {
+  const ProgramResult r = Run({"admin", "rearm", "cpu.avx2.s8s8s32.6x16x4/m1"});
+  EXPECT_EQ(r.exit_code, 6) << r.err;
+  EXPECT_NE(r.err.find("cpu.avx2.s8s8s32.6x16x4/m1"), std::string::npos) << r.err;
+  EXPECT_EQ(Run({"admin", "disarm", "x"}).exit_code, 2);
+}
+
 TEST_F(Live, BenchMeasuresTheServerAndLeavesNothing) {
   const auto before = client_.ListWeights()->size();
   ProgramResult r =
