@@ -187,7 +187,9 @@ KernelInfo FromProto(const v1::Kernel& k) {
                   .quarantined = k.quarantined(),
                   .reason = k.reason(),
                   .measured_gops = {},
-                  .layout = k.layout()};
+                  .layout = k.layout(),
+                  .weight = static_cast<DataType>(k.weight()),
+                  .arithmetic = static_cast<Arithmetic>(k.arithmetic())};
   if (k.has_measured_gops()) info.measured_gops = k.measured_gops();
   return info;
 }

@@ -222,6 +222,8 @@ struct KernelInfo {
   std::string reason = {};
   std::optional<double> measured_gops = {};
   std::string layout = {};
+  DataType weight = DataType::kUnspecified;  // the weights it multiplies by
+  Arithmetic arithmetic = Arithmetic::kUnspecified;
 };
 
 struct KernelStatistics {

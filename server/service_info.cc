@@ -2,6 +2,7 @@
 #include "qmatmul/v1/qmatmul.grpc.pb.h"
 #include "server/service.h"
 #include "server/unary.h"
+#include "server/wire_fields.h"
 
 namespace qmatmul {
 namespace {
@@ -42,6 +43,9 @@ class InfoService final : public v1::InfoService::CallbackService {
         kernel->set_disabled(info.disabled);
         kernel->set_reason(info.reason);
         kernel->set_layout(info.layout);
+        kernel->set_weight(ToWire(info.weight));
+        kernel->set_arithmetic(info.arithmetic == Arithmetic::kW8A8 ? v1::ARITHMETIC_W8A8
+                                                                    : v1::ARITHMETIC_W8A32);
         const KernelReading& measured = reading.kernels[row++];
         if (measured.runs > 0) kernel->set_measured_gops(measured.gops());
         for (const QuarantineInfo& aside : device->Quarantined()) {

@@ -87,6 +87,7 @@ class Doctor {
   client::Client client_;
   std::vector<Finding> findings_;
   std::vector<std::string> usable_kernels_;
+  std::vector<std::string> int8_kernels_;  // those of them that can compute the self-test
 };
 
 bool Doctor::CheckReachable() {
@@ -161,6 +162,8 @@ void Doctor::CheckKernels() {
       Add(Level::kWarn, "kernel " + k.name, "disabled", "QMATMUL_DISABLE_KERNELS names it");
     if (!k.supported || k.disabled || k.quarantined) continue;
     usable_kernels_.push_back(k.name);
+    if (k.weight == DataType::kInt8 && k.arithmetic == client::Arithmetic::kW8A8)
+      int8_kernels_.push_back(k.name);
     vector_kernel |= k.name.find(".scalar.") == std::string::npos;
   }
   std::string names;
@@ -197,10 +200,10 @@ client::Result<int64_t> Doctor::CountWrong(const std::string& id, const std::vec
   return wrong;
 }
 
-// The routed product first, then every usable kernel by name.
+// The routed product first, then every usable kernel of INT8 weights by name.
 void Doctor::CheckExact(const std::string& id, const std::vector<int8_t>& weight) {
   std::vector<std::string> kernels = {""};
-  kernels.insert(kernels.end(), usable_kernels_.begin(), usable_kernels_.end());
+  kernels.insert(kernels.end(), int8_kernels_.begin(), int8_kernels_.end());
   for (const std::string& kernel : kernels) {
     const std::string check = kernel.empty() ? "product" : "product by " + kernel;
     for (const int64_t rows : {int64_t{1}, kSelfTestRows}) {

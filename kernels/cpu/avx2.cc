@@ -51,6 +51,7 @@ inline int64_t InterleaveWide(const uint8_t* in, int64_t groups, bool unsigned_s
 }
 
 #define QMATMUL_F16C
+#define QMATMUL_FLOAT_LANES 8
 #define QMATMUL_AVX2_INTERLEAVE
 #include "kernels/cpu/row_ops.inc"
 #include "kernels/cpu/w8a32.inc"
@@ -143,23 +144,47 @@ void RunGemv(const TileArgs& t) {
   Store(c + 8, Fold(c2, c3), t.accumulate);
 }
 
+alignas(32) constexpr int64_t kNibbles[] = {0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f,
+                                            0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f};
+alignas(32) constexpr int64_t kPairs[] = {0x0303030303030303, 0x0303030303030303,
+                                          0x0303030303030303, 0x0303030303030303};
+
+// A mask that stays in memory: in a register it would push out a sum.
+inline __m256i And(__m256i values, const int64_t (&mask)[4]) {
+  asm("vpand %[mask], %[values], %[values]" : [values] "+x"(values) : [mask] "m"(mask));
+  return values;
+}
+
 // A line's columns 0-7 and 8-15, unsigned.
 template <DataType kWeight>
 inline void DecodeLine(const uint8_t* line, __m256i* left, __m256i* right) {
   if constexpr (kWeight == DataType::kInt4) {
-    const __m256i mask = _mm256_set1_epi8(15);
     const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
-    *left = _mm256_and_si256(both, mask);
-    *right = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+    *left = And(both, kNibbles);
+    *right = And(_mm256_srli_epi16(both, 4), kNibbles);
   } else {
-    const __m256i mask = _mm256_set1_epi8(3);
     const __m256i all =
         _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(line)));
-    *left =
-        _mm256_and_si256(_mm256_srlv_epi32(all, _mm256_set_epi32(2, 2, 2, 2, 0, 0, 0, 0)), mask);
-    *right =
-        _mm256_and_si256(_mm256_srlv_epi32(all, _mm256_set_epi32(6, 6, 6, 6, 4, 4, 4, 4)), mask);
+    *left = And(_mm256_srlv_epi32(all, _mm256_set_epi32(2, 2, 2, 2, 0, 0, 0, 0)), kPairs);
+    *right = And(_mm256_srlv_epi32(all, _mm256_set_epi32(6, 6, 6, 6, 4, 4, 4, 4)), kPairs);
   }
+}
+
+// Rows from kRow on. Written out by templates: GCC 12 keeps the sums of loops nested as deep as this
+// one in memory.
+template <int kRows, int kRow>
+[[gnu::always_inline]] inline void AddNarrowRows(const int8_t* a, __m256i b_left, __m256i b_right,
+                                                 __m256i (&left)[kRows], __m256i (&right)[kRows]) {
+  __m256i x, y;
+  asm("vpbroadcastd %[a], %[x]\n\t"
+      "vpmaddubsw %[x], %[bl], %[y]\n\t"
+      "vpmaddubsw %[x], %[br], %[x]\n\t"
+      "vpaddw %[y], %[cl], %[cl]\n\t"
+      "vpaddw %[x], %[cr], %[cr]"
+      : [cl] "+x"(left[kRow]), [cr] "+x"(right[kRow]), [x] "=&x"(x), [y] "=&x"(y)
+      : [a] "m"(*reinterpret_cast<const int32_t(*)[1]>(a + 4 * kRow)), [bl] "x"(b_left),
+        [br] "x"(b_right));
+  if constexpr (kRow + 1 < kRows) AddNarrowRows<kRows, kRow + 1>(a, b_left, b_right, left, right);
 }
 
 template <DataType kWeight, int kRows>
@@ -180,18 +205,7 @@ void NarrowTile(const TileArgs& t) {
       __m256i b_left, b_right;
       DecodeLine<kWeight>(line, &b_left, &b_right);
       _mm_prefetch(ahead, _MM_HINT_T0);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        __m256i x, y;
-        asm("vpbroadcastd %[a], %[x]\n\t"
-            "vpmaddubsw %[x], %[bl], %[y]\n\t"
-            "vpmaddubsw %[x], %[br], %[x]\n\t"
-            "vpaddw %[y], %[cl], %[cl]\n\t"
-            "vpaddw %[x], %[cr], %[cr]"
-            : [cl] "+x"(left[r]), [cr] "+x"(right[r]), [x] "=&x"(x), [y] "=&x"(y)
-            : [a] "m"(*reinterpret_cast<const int32_t(*)[1]>(a + 4 * r)), [bl] "x"(b_left),
-              [br] "x"(b_right));
-      }
+      AddNarrowRows<kRows, 0>(a, b_left, b_right, left, right);
       a += 4 * kRows;
       line += line_bytes;
       ahead += line_bytes;

@@ -24,6 +24,7 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")
 #define QMATMUL_F16C
+#define QMATMUL_FLOAT_LANES 8
 #endif
 
 namespace qmatmul::cpu {

@@ -76,6 +76,7 @@ KernelCost MeasureKernel(const MicroKernel& kernel, Arena* strip, Arena* panel, 
     cost.line_ns[size_t(t.rows)] =
         LeastNs(8, [&] { kernel.run(t); }) / double(kProbeLines * panels);
   if (kernel.split()) MeasureOutliers(kernel, t, &cost);
+  if (kernel.release != nullptr) kernel.release();
   std::vector<float> row(size_t(k), 0.0f);
   cost.pack_ns = LeastNs(16,
                          [&] {

@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_features.h"
 
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +30,13 @@ uint64_t SavedStates() {
   return uint64_t{high} << 32 | low;
 }
 
+// Tile data is a state that Linux grants to a process on demand (since 5.16).
+bool MayUseTiles() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
 CpuFeatures Detect() {
   CpuFeatures f;
   const uint64_t states = SavedStates();
@@ -41,6 +49,8 @@ CpuFeatures Detect() {
   f.avx2 = ymm && f16c && (b >> 5 & 1);
   const bool f_bw_vl = (b >> 16 & 1) && (b >> 30 & 1) && (b >> 31 & 1);
   f.avx512_vnni = f.avx2 && zmm && f_bw_vl && (c >> 11 & 1);
+  const bool tiles = (d >> 24 & 1) && (d >> 25 & 1) && (states >> 17 & 3) == 3;
+  f.amx_int8 = f.avx512_vnni && tiles && MayUseTiles();
   const unsigned leaf_max = a;
   if (leaf_max >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx_vnni = f.avx2 && (a >> 4 & 1);
   return f;

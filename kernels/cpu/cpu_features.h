@@ -13,13 +13,15 @@ struct CpuFeatures {
   bool avx2 = false;         // with F16C, which every AVX2 processor has; checked together
   bool avx_vnni = false;     // vpdpbusd on ymm, VEX-encoded
   bool avx512_vnni = false;  // AVX512 F, BW, VL and VNNI
-  bool amx_int8 = false;     // and the kernel lets this process use tiles
+  bool amx_int8 = false;     // with avx512_vnni; the kernel lets this process use tiles
   bool neon_dotprod = false;
   bool neon_i8mm = false;
 
   std::vector<std::string> Names() const;
 };
 
+// Asks Linux for the use of AMX tiles where the processor has them: granted once, it holds for every
+// thread of the process.
 CpuFeatures DetectCpuFeatures();
 
 // The processor's own name, for example "AMD EPYC 7B13".

@@ -66,6 +66,11 @@ struct MicroKernel {
   int64_t (*set_outliers_aside)(const uint8_t* panel, int64_t lines, uint8_t* clean,
                                 Outlier* list) = nullptr;
   void (*add_outliers)(const TileArgs&, std::span<const Outlier>) = nullptr;
+  // Rows that it is worth choosing for; it computes fewer, too.
+  int rows_min = 1;
+  // Gives back what `run` holds of the processor (tile registers); every thread calls it after its
+  // last run of a work. nullptr: nothing is held.
+  void (*release)() = nullptr;
 
   bool split() const { return add_outliers != nullptr; }
   bool fits(DataType weight_type, Arithmetic a) const {

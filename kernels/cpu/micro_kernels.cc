@@ -8,9 +8,10 @@ namespace {
 
 constexpr std::span<const MicroKernel> (*kTable[])() = {
 #if defined(__x86_64__)
-    Avx512VnniKernels,
-    Avx2SplitKernels,
-    Avx2Kernels,
+    AmxInt8Kernels, Avx512VnniKernels, AvxVnniKernels, Avx2SplitKernels, Avx2Kernels,
+#elif defined(__aarch64__)
+    NeonI8mmKernels,
+    NeonDotprodKernels,
 #endif
     ScalarKernels,
 };

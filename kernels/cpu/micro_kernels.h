@@ -15,9 +15,14 @@ namespace qmatmul::cpu {
 
 std::span<const MicroKernel> ScalarKernels();
 #if defined(__x86_64__)
+std::span<const MicroKernel> AmxInt8Kernels();
+std::span<const MicroKernel> Avx512VnniKernels();
+std::span<const MicroKernel> AvxVnniKernels();
 std::span<const MicroKernel> Avx2SplitKernels();
 std::span<const MicroKernel> Avx2Kernels();
-std::span<const MicroKernel> Avx512VnniKernels();
+#elif defined(__aarch64__)
+std::span<const MicroKernel> NeonI8mmKernels();
+std::span<const MicroKernel> NeonDotprodKernels();
 #endif
 
 // Every kernel of every row, in order of preference. Lives as long as the program.

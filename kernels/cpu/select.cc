@@ -103,7 +103,8 @@ std::vector<KernelSelector::Ranked> KernelSelector::Rank(const KernelQuery& quer
     const MicroKernel& kernel = *r.state->kernel;
     const double speed = all_measured && r.predicted_ns ? -*r.predicted_ns : 0;
     return std::tuple(r.state->usable(), !r.quarantined, FormFits(*r.state, query), speed,
-                      kernel.rank, kernel.mr * kernel.nr, std::string_view(kernel.name));
+                      query.rows >= kernel.rows_min, kernel.rank, kernel.mr * kernel.nr,
+                      std::string_view(kernel.name));
   };
   std::sort(ranked.begin(), ranked.end(),
             [&key](const Ranked& a, const Ranked& b) { return key(a) > key(b); });

@@ -4,7 +4,8 @@
 //
 // Order: usable before not; of one instruction set, the one-row form for one row and the tile form for
 // more (a one-row form computes a tile row by row, however cheap it looks); then less predicted time, where
-// every candidate was measured; then the higher rank, the larger tile, the name.
+// every candidate was measured; then one that is worth it for so few rows (MicroKernel::rows_min), the higher
+// rank, the larger tile, the name.
 //
 // Quarantine: a kernel that gave a wrong result is put aside for its row class alone (key
 // "cpu.avx2.s8s8s32.6x16x4/m2-16"); the others go on, and it can be re-armed. The last kernel of a kind

@@ -114,6 +114,7 @@ class Loop {
       for (size_t w = 0; w < lot_.weights.size(); ++w) Multiply(w, member, &scratch);
       Meet();  // the next block overwrites this one
     }
+    if (kernel_.release != nullptr) kernel_.release();
   }
 
  private:

@@ -137,6 +137,8 @@ class Kernel:
     measured_gops: Optional[float]
     layout: str
     quarantine_time_ns: int
+    weight: str  # the weights it multiplies by: "INT8", "INT4", "INT2"
+    arithmetic: str  # "W8A8" or "W8A32"
 
 
 @dataclass(frozen=True)

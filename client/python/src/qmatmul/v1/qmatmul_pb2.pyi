@@ -183,7 +183,8 @@ class GetWeightRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class Kernel(_message.Message):
-    __slots__ = ["device", "disabled", "layout", "measured_gops", "name", "quarantine_time_ns", "quarantined", "reason", "supported"]
+    __slots__ = ["arithmetic", "device", "disabled", "layout", "measured_gops", "name", "quarantine_time_ns", "quarantined", "reason", "supported", "weight"]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DISABLED_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +194,8 @@ class Kernel(_message.Message):
     QUARANTINE_TIME_NS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SUPPORTED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    arithmetic: Arithmetic
     device: str
     disabled: bool
     layout: str
@@ -202,7 +205,8 @@ class Kernel(_message.Message):
     quarantined: bool
     reason: str
     supported: bool
-    def __init__(self, name: _Optional[str] = ..., device: _Optional[str] = ..., supported: bool = ..., disabled: bool = ..., quarantined: bool = ..., reason: _Optional[str] = ..., measured_gops: _Optional[float] = ..., layout: _Optional[str] = ..., quarantine_time_ns: _Optional[int] = ...) -> None: ...
+    weight: DataType
+    def __init__(self, name: _Optional[str] = ..., device: _Optional[str] = ..., supported: bool = ..., disabled: bool = ..., quarantined: bool = ..., reason: _Optional[str] = ..., measured_gops: _Optional[float] = ..., layout: _Optional[str] = ..., quarantine_time_ns: _Optional[int] = ..., weight: _Optional[_Union[DataType, str]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ...) -> None: ...
 
 class KernelStatistics(_message.Message):
     __slots__ = ["compute_ns", "device", "executions", "gops", "kernel", "ops", "rows"]
