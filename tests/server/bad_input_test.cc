@@ -16,9 +16,7 @@ constexpr int64_t kN = 4;
 constexpr size_t kMessageBytes = 2 << 20;
 
 std::string Floats(const std::vector<float>& values) {
-  std::string bytes(values.size() * sizeof(float), '\0');
-  std::memcpy(bytes.data(), values.data(), bytes.size());
-  return bytes;
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
 }
 
 // Weights: "w" plain int8 [8,4]; "biased" with scales and bias; "other" with another K; "long" with
