@@ -51,7 +51,12 @@ std::vector<Strip> CutStrips(int64_t rows, int mr) {
 
 ActivationPacker::ActivationPacker(const MicroKernel& kernel, std::span<RowSegment> segments,
                                    int64_t k, int64_t group_k)
-    : kernel_(kernel), segments_(segments), k_(k), group_k_(group_k) {
+    : kernel_(kernel),
+      segments_(segments),
+      k_(k),
+      group_k_(group_k),
+      groups_(k / group_k),
+      group_elements_((group_k + kernel.kr - 1) / kernel.kr * kernel.kr) {
   first_row_.reserve(segments.size());
   for (const RowSegment& segment : segments) {
     first_row_.push_back(rows_);

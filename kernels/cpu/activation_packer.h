@@ -62,9 +62,9 @@ class ActivationPacker {
                    int64_t group_k);
 
   int64_t rows() const { return rows_; }
-  int64_t groups() const { return k_ / group_k_; }
+  int64_t groups() const { return groups_; }
   // Elements of one group of a packed row.
-  int64_t group_elements() const { return (group_k_ + kernel_.kr - 1) / kernel_.kr * kernel_.kr; }
+  int64_t group_elements() const { return group_elements_; }
   // Bytes of a packed row.
   int64_t row_bytes() const { return groups() * group_elements() * ElementBytes(kernel_.operand); }
   // Packs rows [block_begin + strip.row_begin, … + strip.rows) to `strip_data` and describes them
@@ -90,6 +90,8 @@ class ActivationPacker {
   std::span<RowSegment> segments_;
   int64_t k_;
   int64_t group_k_;
+  int64_t groups_;
+  int64_t group_elements_;
   int64_t rows_ = 0;
   std::vector<int64_t> first_row_;  // of each segment, within the Work
   std::mutex faults_;

@@ -231,6 +231,47 @@ void RunNarrow(const TileArgs& t) {
   }
 }
 
+// Eight lines of one row; an int16 holds them for INT4 and INT2 alike.
+template <DataType kWeight>
+inline void EightLines(const int8_t* a, const uint8_t* line, int64_t lines, __m256i* left,
+                       __m256i* right) {
+  constexpr int64_t line_bytes = kWeight == DataType::kInt4 ? 32 : 16;
+  __m256i l = _mm256_setzero_si256(), r = l;
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < lines; ++i) {
+    int32_t four;
+    std::memcpy(&four, a + 4 * i, 4);
+    const __m256i x = _mm256_set1_epi32(four);
+    __m256i b_left, b_right;
+    DecodeLine<kWeight>(line + i * line_bytes, &b_left, &b_right);
+    l = _mm256_add_epi16(l, _mm256_maddubs_epi16(b_left, x));
+    r = _mm256_add_epi16(r, _mm256_maddubs_epi16(b_right, x));
+  }
+  const __m256i ones = _mm256_set1_epi16(1);
+  *left = _mm256_add_epi32(*left, _mm256_madd_epi16(l, ones));
+  *right = _mm256_add_epi32(*right, _mm256_madd_epi16(r, ones));
+}
+
+// One row: the int32 sums stay in registers, too.
+template <DataType kWeight>
+void RunNarrowGemv(const TileArgs& t) {
+  constexpr int64_t line_bytes = kWeight == DataType::kInt4 ? 32 : 16;
+  const auto* a = static_cast<const int8_t*>(t.strip);
+  __m256i left = _mm256_setzero_si256(), right = left;
+  int64_t i = 0;
+  for (; i + 8 <= t.lines; i += 8) {
+#pragma GCC unroll 4
+    for (int64_t byte = 0; byte < 8 * line_bytes; byte += 64)
+      _mm_prefetch(t.prefetch + i * line_bytes + byte, _MM_HINT_T0);
+    EightLines<kWeight>(a + 4 * i, t.panel + i * line_bytes, 8, &left, &right);
+  }
+  if (i < t.lines)
+    EightLines<kWeight>(a + 4 * i, t.panel + i * line_bytes, t.lines - i, &left, &right);
+  auto* c = static_cast<int32_t*>(t.c);
+  Store(c, left, t.accumulate);
+  Store(c + 8, right, t.accumulate);
+}
+
 bool Supported(const CpuFeatures& f) { return f.avx2; }
 
 constexpr DataType k8 = DataType::kInt8, k4 = DataType::kInt4, k2 = DataType::kInt2;
@@ -241,10 +282,10 @@ constexpr MicroKernel kKernels[] = {
     {"cpu.avx2.s8s8s32.6x16x4", Supported, k8, kW8A8, kS16, 6, 16, 4, 20, Run, &kRowOps},
     {"cpu.avx2.s8s8s32.1x16x4", Supported, k8, kW8A8, kS16, 1, 16, 4, 20, RunGemv, &kRowOps},
     {"cpu.avx2.s8s4s32.6x16x4", Supported, k4, kW8A8, kS8, 6, 16, 4, 20, RunNarrow<k4>, &kRowOps},
-    {"cpu.avx2.s8s4s32.1x16x4", Supported, k4, kW8A8, kS8, 1, 16, 4, 20, NarrowTile<k4, 1>,
+    {"cpu.avx2.s8s4s32.1x16x4", Supported, k4, kW8A8, kS8, 1, 16, 4, 20, RunNarrowGemv<k4>,
      &kRowOps},
     {"cpu.avx2.s8s2s32.6x16x4", Supported, k2, kW8A8, kS8, 6, 16, 4, 20, RunNarrow<k2>, &kRowOps},
-    {"cpu.avx2.s8s2s32.1x16x4", Supported, k2, kW8A8, kS8, 1, 16, 4, 20, NarrowTile<k2, 1>,
+    {"cpu.avx2.s8s2s32.1x16x4", Supported, k2, kW8A8, kS8, 1, 16, 4, 20, RunNarrowGemv<k2>,
      &kRowOps},
     {"cpu.avx2.f32s8f32.4x16x4", Supported, k8, kW8A32, kF32, 4, 16, 4, 20, RunFloat<k8>, &kRowOps},
     {"cpu.avx2.f32s4f32.4x16x4", Supported, k4, kW8A32, kF32, 4, 16, 4, 20, RunFloat<k4>, &kRowOps},

@@ -105,7 +105,13 @@ int32_t OffsetOf(DataType weight) {
 }
 
 CpuPackedWeight::CpuPackedWeight(const WeightSpec& spec, const std::string& device)
-    : PackedWeight(spec, LayoutOf(spec), device) {}
+    : PackedWeight(spec, LayoutOf(spec), device),
+      groups_(spec.groups()),
+      group_k_(spec.k / groups_),
+      group_lines_((group_k_ + kLineK - 1) / kLineK),
+      line_bytes_(kLineValues * BitsOf(spec.dtype) / 8),
+      panels_((spec.n + kPanelColumns - 1) / kPanelColumns),
+      panel_bytes_(groups_ * group_lines_ * line_bytes_) {}
 
 std::shared_ptr<CpuPackedWeight> CpuPackedWeight::Allocate(const WeightSpec& spec,
                                                            const std::string& device) {

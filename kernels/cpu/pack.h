@@ -49,13 +49,13 @@ class CpuPackedWeight final : public PackedWeight {
                                                    const std::string& device);
   ~CpuPackedWeight() override;
 
-  int64_t groups() const { return spec().groups(); }
-  int64_t group_k() const { return spec().k / groups(); }
-  int64_t group_lines() const { return (group_k() + kLineK - 1) / kLineK; }
-  int64_t lines() const { return groups() * group_lines(); }  // per panel
-  int64_t line_bytes() const { return kLineValues * BitsOf(spec().dtype) / 8; }
-  int64_t panels() const { return (spec().n + kPanelColumns - 1) / kPanelColumns; }
-  int64_t panel_bytes() const { return lines() * line_bytes(); }
+  int64_t groups() const { return groups_; }
+  int64_t group_k() const { return group_k_; }
+  int64_t group_lines() const { return group_lines_; }
+  int64_t lines() const { return groups_ * group_lines_; }  // per panel
+  int64_t line_bytes() const { return line_bytes_; }
+  int64_t panels() const { return panels_; }
+  int64_t panel_bytes() const { return panel_bytes_; }
   const uint8_t* panel(int64_t p) const { return panel_data_ + p * panel_bytes(); }
   std::span<const int32_t> column_sums() const override { return {total_sums_, size_t(spec().n)}; }
   // Of one group, panels() * 16 of them.
@@ -75,6 +75,8 @@ class CpuPackedWeight final : public PackedWeight {
   // Where the line of value (k, n) is.
   uint8_t* line(int64_t k, int64_t n) const;
 
+  // Worked out once: the tile loop asks for each tile.
+  const int64_t groups_, group_k_, group_lines_, line_bytes_, panels_, panel_bytes_;
   std::byte* memory_ = nullptr;
   uint8_t* panel_data_ = nullptr;
   int32_t* sums_ = nullptr;
