@@ -12,8 +12,8 @@
 namespace qmatmul::cpu {
 namespace {
 
-// Long enough to cover the uneven end of a job, short enough not to starve whoever shares the core.
-constexpr int kWaitSpins = 2000;
+// About 5 µs: covers the uneven end of a job; longer only burns a core that somebody else may want.
+constexpr int kWaitSpins = 250;
 
 void Pause() {
 #if defined(__x86_64__)

@@ -97,22 +97,25 @@ class Loop {
   int64_t rows() const { return packer_.rows(); }
   int64_t pack_ns() const { return pack_ns_; }
 
+  // On the calling thread, before Run: memory, and, where one strip is all, the packing too, so that
+  // nobody waits for anybody.
+  void Prepare() {
+    static thread_local Arena arena;
+    packed_ =
+        static_cast<std::byte*>(arena.Reserve(size_t(block_rows_max_ * packer_.row_bytes()) + 64));
+    packed_rows_.resize(size_t(block_rows_max_));
+    if (OffsetOf(kernel_.weight) != 0 && !is_float())
+      row_sums_.resize(size_t(block_rows_max_ * packer_.groups()));
+    strips_ = CutStrips(packer_.rows() / blocks_, kernel_.mr);  // of block 0
+    packed_ahead_ = blocks_ == 1 && strips_.size() == 1;
+    if (packed_ahead_) PackStrips(0, 0, 1, Scratch());
+  }
+
   void Run(int member) {
-    static thread_local MemberScratch scratch;
-    if (member == 0) Prepare();
+    MemberScratch* scratch = Scratch();
     for (int64_t block = 0; block < blocks_; ++block) {
-      const int64_t begin = packer_.rows() * block / blocks_;
-      const int64_t end = packer_.rows() * (block + 1) / blocks_;
-      const int64_t pack_start = member == 0 ? NowNs() : 0;
-      if (member == 0) strips_ = CutStrips(end - begin, kernel_.mr);
-      Meet();
-      for (auto s = size_t(member); s < strips_.size(); s += size_t(members_))
-        packer_.PackStrip(begin, strips_[s], StripData(strips_[s], 0, 0), packed_rows_.data(),
-                          row_sums_.empty() ? nullptr : row_sums_.data(), &scratch.pack);
-      Meet();
-      if (member == 0) pack_ns_ += NowNs() - pack_start;
-      for (size_t w = 0; w < lot_.weights.size(); ++w) Multiply(w, member, &scratch);
-      Meet();  // the next block overwrites this one
+      if (!packed_ahead_) PackBlock(block, member, scratch);
+      for (size_t w = 0; w < lot_.weights.size(); ++w) Multiply(w, member, scratch);
     }
     if (kernel_.release != nullptr) kernel_.release();
   }
@@ -131,13 +134,29 @@ class Loop {
   bool group_wise() const { return packer_.groups() > 1; }
   bool is_float() const { return kernel_.operand == Operand::kF32; }
 
-  void Prepare() {
-    static thread_local Arena arena;
-    packed_ =
-        static_cast<std::byte*>(arena.Reserve(size_t(block_rows_max_ * packer_.row_bytes()) + 64));
-    packed_rows_.resize(size_t(block_rows_max_));
-    if (OffsetOf(kernel_.weight) != 0 && !is_float())
-      row_sums_.resize(size_t(block_rows_max_ * packer_.groups()));
+  static MemberScratch* Scratch() {
+    static thread_local MemberScratch scratch;
+    return &scratch;
+  }
+
+  void PackBlock(int64_t block, int member, MemberScratch* scratch) {
+    if (block > 0) Meet();  // everybody is done with the block before this one
+    const int64_t begin = packer_.rows() * block / blocks_;
+    const int64_t end = packer_.rows() * (block + 1) / blocks_;
+    if (block > 0) {
+      if (member == 0) strips_ = CutStrips(end - begin, kernel_.mr);
+      Meet();
+    }
+    PackStrips(begin, member, members_, scratch);
+    Meet();
+  }
+
+  void PackStrips(int64_t begin, int member, int members, MemberScratch* scratch) {
+    const int64_t start = member == 0 ? NowNs() : 0;
+    for (auto s = size_t(member); s < strips_.size(); s += size_t(members))
+      packer_.PackStrip(begin, strips_[s], StripData(strips_[s], 0, 0), packed_rows_.data(),
+                        row_sums_.empty() ? nullptr : row_sums_.data(), &scratch->pack);
+    if (member == 0) pack_ns_ += NowNs() - start;
   }
 
   void Meet() {
@@ -344,6 +363,7 @@ class Loop {
   std::vector<PackedRow> packed_rows_;
   std::vector<int32_t> row_sums_;  // [rows][groups], for weights with an offset
   std::vector<Strip> strips_;
+  bool packed_ahead_ = false;
   int64_t pack_ns_ = 0;
 };
 
@@ -353,7 +373,9 @@ void RunTileLoop(const Lot& lot, std::span<RowSegment> segments,
                  std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
                  int members, int64_t* pack_ns) {
   Loop loop(lot, segments, check_vectors, members);
-  if (loop.rows() > 0) team->Run(members, [&loop](int member) { loop.Run(member); });
+  if (loop.rows() == 0) return;
+  loop.Prepare();
+  team->Run(members, [&loop](int member) { loop.Run(member); });
   *pack_ns += loop.pack_ns();
 }
 
