@@ -1,5 +1,6 @@
 // onnxruntime has no C++ headers in its wheel, so it runs in a Python process of its own
 // (onnxruntime_peer.py) and times itself there; this file speaks to it over pipes.
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,12 +52,11 @@ class OnnxRuntime final : public Peer {
   bool Start() {
     signal(SIGPIPE, SIG_IGN);  // a peer that dies is a failed read, not our end
     int down[2], up[2];
-    if (pipe(down) != 0 || pipe(up) != 0) return false;
+    if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0) return false;
     pid_ = fork();
     if (pid_ == 0) {
       dup2(down[0], STDIN_FILENO);
       dup2(up[1], STDOUT_FILENO);
-      for (const int fd : {down[0], down[1], up[0], up[1]}) close(fd);
       execlp(python_.c_str(), python_.c_str(), QMATMUL_PEER_SCRIPT, nullptr);
       std::perror(("kernels_bench: " + python_).c_str());
       _exit(127);
