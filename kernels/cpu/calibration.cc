@@ -162,8 +162,9 @@ Calibration Calibration::Load(const std::string& path, std::span<const MicroKern
   if (path.empty()) return Measure(kernels, team);
   const std::string key = Key(kernels);
   std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (auto known = Parse(text, key)) {
+  std::ostringstream text;
+  text << file.rdbuf();  // a folder in its place reads as nothing; an iterator would throw
+  if (auto known = Parse(text.str(), key)) {
     known->from_file_ = true;
     return *known;
   }
