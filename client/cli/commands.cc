@@ -48,10 +48,15 @@ constexpr Command kCommands[] = {
      "Every line says ok, warn or FAIL and what to do about it. Exit 1 when a check failed.",
      {},
      RunDoctor},
-    {"admin", "rearm KEY", 2, 2, "take back a kernel that the server put aside",
+    {"admin",
+     "rearm KEY",
+     2,
+     2,
+     "take back a kernel that the server put aside",
      "A kernel that gave a wrong result is put aside for the row counts where it did. KEY is what "
      "`qmatmul doctor` and ListKernels show, for example cpu.avx2.s8s8s32.6x16x4/m2-16.",
-     {}, RunAdmin},
+     {},
+     RunAdmin},
 };
 
 constexpr std::string_view kExitCodes =

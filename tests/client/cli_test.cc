@@ -95,8 +95,8 @@ TEST_F(Cli, WrongCommandLinesExitWithTwoAndSayTheWayOut) {
 TEST_F(Cli, HelpForEveryCommand) {
   const ProgramResult all = Run({"--help"});
   EXPECT_EQ(all.exit_code, kExitOk);
-  for (const char* command :
-       {"register", "list", "show", "delete", "matmul", "explain", "bench", "health", "doctor", "admin"}) {
+  for (const char* command : {"register", "list", "show", "delete", "matmul", "explain", "bench",
+                              "health", "doctor", "admin"}) {
     EXPECT_TRUE(Has(all.out, command)) << command;
     const ProgramResult one = Run({command, "--help"});
     EXPECT_EQ(one.exit_code, kExitOk) << command;
