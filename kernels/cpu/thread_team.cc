@@ -12,8 +12,8 @@
 namespace qmatmul::cpu {
 namespace {
 
-// About 5 µs: covers the uneven end of a job; longer only burns a core that somebody else may want.
-constexpr int kWaitSpins = 250;
+// About 20 µs: covers the uneven end of a job; longer only burns a core that somebody else may want.
+constexpr int kWaitSpins = 1000;
 
 void Pause() {
 #if defined(__x86_64__)
