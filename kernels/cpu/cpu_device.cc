@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/self_test.h"
 #include "kernels/cpu/tile_loop.h"
+#include "kernels/stages.h"
 
 namespace qmatmul::cpu {
 namespace {
@@ -133,20 +134,20 @@ Fault CpuDevice::Choose(const KernelQuery& query, std::string_view forced,
               std::string(NameOf(query.arithmetic))};
 }
 
-Fault CpuDevice::MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots,
+Fault CpuDevice::MakeLots(const Work& work, size_t step, int64_t rows, std::vector<Lot>* lots,
                           RunReport* report) const {
-  const WorkStep& step = work.steps[0];
-  for (size_t i = 0; i < step.weights.size(); ++i) {
-    const PackedWeight& weight = *step.weights[i];
+  const WorkStep& s = work.steps[step];
+  for (size_t i = 0; i < s.weights.size(); ++i) {
+    const PackedWeight& weight = *s.weights[i];
     const auto* packed = dynamic_cast<const CpuPackedWeight*>(&weight);
     if (packed == nullptr || weight.layout() != LayoutOf(weight.spec()))
       return Mismatch(weight, LayoutOf(weight.spec()));
     const KernelState* chosen = nullptr;
     bool fell_back = false;
-    const KernelQuery query = QueryOf(rows, *packed, step.arithmetic, 1);
+    const KernelQuery query = QueryOf(rows, *packed, s.arithmetic, 1);
     if (Fault f = Choose(query, work.kernel, &chosen, &fell_back); !f.ok()) return f;
     if (fell_back) report->fallback = "quarantine";
-    report->kernels[i] = chosen->kernel->name;
+    report->kernels[step + i] = chosen->kernel->name;
     AddToLots(*chosen->kernel, i, packed, lots);
   }
   report->kernel = report->kernels[0];
@@ -156,28 +157,44 @@ Fault CpuDevice::MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots
 Fault CpuDevice::Run(const Work& work, RunReport* report) {
   const int64_t start = NowNs();
   assert(!work.steps.empty() && !work.steps[0].weights.empty());
-  if (work.steps.size() > 1)
-    return {FaultKind::kUnimplemented, "CHAIN_UNIMPLEMENTED",
-            "chains are not computed by this version"};
-  const WorkStep& step = work.steps[0];
-  const int64_t rows = RowsOf(work.segments);
-  std::vector<Lot> lots;
   *report = {};
-  report->rows = rows;
-  if (Fault f = MakeLots(work, rows, &lots, report); !f.ok()) return f;
-  for (RowSegment& segment : work.segments)
+  report->rows = RowsOf(work.segments);
+  if (Stages::Needed(work)) {
+    if (Fault f = RunStages(work, report); !f.ok()) return f;
+  } else {
+    std::vector<Lot> lots;
+    if (Fault f = MakeLots(work, 0, report->rows, &lots, report); !f.ok()) return f;
+    RunLots(work, 0, lots, work.segments, report);
+  }
+  report->compute_ns = NowNs() - start;
+  return {};
+}
+
+Fault CpuDevice::RunStages(const Work& work, RunReport* report) {
+  Stages stages(work);
+  std::vector<std::vector<Lot>> lots(work.steps.size());
+  for (size_t step = 0; step < lots.size(); ++step)
+    if (Fault f = MakeLots(work, step, stages.tile_rows(), &lots[step], report); !f.ok()) return f;
+  return stages.Run([&](size_t step, std::span<RowSegment> segments) {
+    RunLots(work, step, lots[step], segments, report);
+    return Fault{};
+  });
+}
+
+void CpuDevice::RunLots(const Work& work, size_t step, std::span<const Lot> lots,
+                        std::span<RowSegment> segments, RunReport* report) {
+  for (RowSegment& segment : segments)
     for (SegmentOutput& output : segment.outputs)
       if (!output.row_checks.empty())
         std::fill_n(output.row_checks.begin() + segment.row_begin, segment.rows, uint64_t{0});
 
+  const int64_t rows = RowsOf(segments);
   const int available =
       work.threads_max > 0 ? std::min(work.threads_max, team_.size()) : team_.size();
   for (const Lot& lot : lots) {
-    const int members = MembersFor(lot, rows, step.arithmetic, available);
-    RunTileLoop(lot, work.segments, step.check_vectors, &team_, members, &report->pack_ns);
+    const int members = MembersFor(lot, rows, work.steps[step].arithmetic, available);
+    RunTileLoop(lot, segments, work.steps[step].check_vectors, &team_, members, &report->pack_ns);
   }
-  report->compute_ns = NowNs() - start;
-  return {};
 }
 
 std::vector<KernelChoice> CpuDevice::Explain(

@@ -48,7 +48,13 @@ class CpuDevice final : public Device {
   // The forced kernel, or the best. LAYOUT_MISMATCH when the forced one reads other weights.
   Fault Choose(const KernelQuery& query, std::string_view forced, const KernelState** chosen,
                bool* fell_back) const;
-  Fault MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots, RunReport* report) const;
+  // The lots of step `step`, for `rows` rows at a time; notes their kernels in the report.
+  Fault MakeLots(const Work& work, size_t step, int64_t rows, std::vector<Lot>* lots,
+                 RunReport* report) const;
+  // Dense outputs of one step.
+  void RunLots(const Work& work, size_t step, std::span<const Lot> lots,
+               std::span<RowSegment> segments, RunReport* report);
+  Fault RunStages(const Work& work, RunReport* report);
   int MembersFor(const Lot& lot, int64_t rows, Arithmetic arithmetic, int available) const;
   void ExplainType(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
                    DataType type, Arithmetic arithmetic, std::string_view forced,

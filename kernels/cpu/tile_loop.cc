@@ -328,7 +328,9 @@ class Loop {
   void AddGroup(size_t w, const Part& x, int64_t group, float* y) {
     for (int64_t r = x.row_begin; r < x.row_end; ++r) {
       EpilogueRow row = Row(w, x, r, group, y + (r - x.row_begin) * x.ldc);
-      ScaleRow(w, x, r, &row, group > 0);
+      // The total of W8A32 starts at +0, which a first addend of −0 leaves as it is.
+      if (group == 0 && is_float()) std::fill_n(row.y, row.n, 0.0f);
+      ScaleRow(w, x, r, &row, group > 0 || is_float());
     }
   }
 
