@@ -191,6 +191,11 @@ std::optional<double> Calibration::ProductNs(const MicroKernel& kernel,
                                              const KernelQuery& query) const {
   const KernelCost* cost = find(kernel);
   if (cost == nullptr) return {};
+  return RunNs(WorkNs(kernel, *cost, query), query.members);
+}
+
+double Calibration::WorkNs(const MicroKernel& kernel, const KernelCost& cost,
+                           const KernelQuery& query) const {
   const double lines = double((query.k + kLineK - 1) / kLineK);
   const double panels = double((query.n + kPanelColumns - 1) / kPanelColumns);
   // Strips are as equal as can be: some of one height, the rest one row higher.
@@ -198,20 +203,19 @@ std::optional<double> Calibration::ProductNs(const MicroKernel& kernel,
   double strips_ns = 0;
   if (strips > 0) {
     const int64_t low = query.rows / strips, high = query.rows % strips;
-    strips_ns = double(strips - high) * cost->line_ns[size_t(low)];
-    if (high > 0) strips_ns += double(high) * cost->line_ns[size_t(low + 1)];
+    strips_ns = double(strips - high) * cost.line_ns[size_t(low)];
+    if (high > 0) strips_ns += double(high) * cost.line_ns[size_t(low + 1)];
   }
   if (kernel.split()) {
     // Cleaned once for each block of rows: a block is about 200 of them.
-    strips_ns += double(query.rows / 200 + 1) * cost->clean_ns;
-    strips_ns += double(strips) * query.outlier_share * double(kLineValues) * cost->outlier_ns;
+    strips_ns += double(query.rows / 200 + 1) * cost.clean_ns;
+    strips_ns += double(strips) * query.outlier_share * double(kLineValues) * cost.outlier_ns;
   }
   const double compute = strips_ns * lines * panels;
   const double memory = double(query.weight_bytes) / ReadGBps(query.weight_bytes);
-  const double rest = cost->pack_ns * double(query.rows * query.k) +
+  const double rest = cost.pack_ns * double(query.rows * query.k) +
                       machine_.finish_ns * double(query.rows * query.n);
-  const double wake = query.members > 1 ? machine_.hand_over_ns : 0;
-  return machine_.call_ns + wake + (std::max(compute, memory) + rest) / query.members;
+  return std::max(compute, memory) + rest;
 }
 
 std::string Calibration::Key(std::span<const MicroKernel* const> kernels) {

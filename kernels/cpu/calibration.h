@@ -75,6 +75,13 @@ class Calibration {
 
   // Predicted time of one product; empty when the kernel was not measured.
   std::optional<double> ProductNs(const MicroKernel& kernel, const KernelQuery& query) const;
+  // Its two parts: what one member works on it, whatever query.members says, and what a Run of such work
+  // takes with so many members. Since members only share the work, either one of them or all are best.
+  double WorkNs(const MicroKernel& kernel, const KernelCost& cost, const KernelQuery& query) const;
+  double RunNs(double work_ns, int members) const {
+    const double wake = members > 1 ? machine_.hand_over_ns : 0;
+    return machine_.call_ns + wake + work_ns / members;
+  }
 
   // What the file holds, checksum included.
   std::string Print(const std::string& key) const;

@@ -46,7 +46,7 @@ struct Table {
 KernelQuery Rows(int64_t rows) { return {.rows = rows, .k = 64, .n = 64}; }
 
 std::string Chosen(const KernelSelector& selector, const KernelQuery& query) {
-  return selector.Select(query)->kernel->name;
+  return selector.Select(query).state->kernel->name;
 }
 
 // In every order of the table.
@@ -127,10 +127,10 @@ TEST(Select, NoKernelOfThatKind) {
   const KernelSelector selector(table.kernels(), {}, "");
   KernelQuery query = Rows(4);
   query.weight = DataType::kInt2;
-  EXPECT_EQ(selector.Select(query), nullptr);
+  EXPECT_EQ(selector.Select(query).state, nullptr);
   query = Rows(4);
   query.arithmetic = Arithmetic::kW8A32;
-  EXPECT_EQ(selector.Select(query), nullptr);
+  EXPECT_EQ(selector.Select(query).state, nullptr);
   EXPECT_TRUE(selector.Rank(query).empty());
 }
 
@@ -187,9 +187,8 @@ TEST(Select, RowClasses) {
 TEST(Select, QuarantineIsForOneKernelAndRowClass) {
   const Table table;
   KernelSelector selector(table.kernels(), {}, "");
-  bool fell_back = true;
-  EXPECT_EQ(selector.Select(Rows(8), &fell_back)->kernel, &table.tile);
-  EXPECT_FALSE(fell_back);
+  EXPECT_EQ(selector.Select(Rows(8)).state->kernel, &table.tile);
+  EXPECT_FALSE(selector.Select(Rows(8)).fell_back);
   selector.Quarantine(kTile, RowClass::kFew, "wrong sum");
   selector.Quarantine(kTile, RowClass::kFew, "again");  // the first reason stays
   selector.Quarantine("no such kernel", RowClass::kFew, "x");
@@ -199,18 +198,18 @@ TEST(Select, QuarantineIsForOneKernelAndRowClass) {
   EXPECT_EQ(entry.kernel, kTile);
   EXPECT_EQ(entry.reason, "wrong sum");
   EXPECT_GT(entry.unix_time_ns, int64_t{1'600'000'000} * 1'000'000'000);
-  EXPECT_NE(selector.Select(Rows(8), &fell_back)->kernel, &table.tile);
-  EXPECT_TRUE(fell_back);
-  EXPECT_EQ(selector.Select(Rows(17), &fell_back)->kernel, &table.tile) << "other rows keep it";
-  EXPECT_FALSE(fell_back);
+  EXPECT_NE(selector.Select(Rows(8)).state->kernel, &table.tile);
+  EXPECT_TRUE(selector.Select(Rows(8)).fell_back);
+  EXPECT_EQ(selector.Select(Rows(17)).state->kernel, &table.tile) << "other rows keep it";
+  EXPECT_FALSE(selector.Select(Rows(17)).fell_back);
   EXPECT_EQ(Chosen(selector, Rows(1)), kRow);
 
   EXPECT_FALSE(selector.Rearm(std::string(kTile) + "/m1"));
   EXPECT_FALSE(selector.Rearm("")) << "no key is no key";
   EXPECT_TRUE(selector.Rearm(entry.key));
   EXPECT_FALSE(selector.Rearm(entry.key)) << "once";
-  EXPECT_EQ(selector.Select(Rows(8), &fell_back)->kernel, &table.tile);
-  EXPECT_FALSE(fell_back);
+  EXPECT_EQ(selector.Select(Rows(8)).state->kernel, &table.tile);
+  EXPECT_FALSE(selector.Select(Rows(8)).fell_back);
   EXPECT_TRUE(selector.Quarantined().empty());
 }
 
@@ -234,9 +233,8 @@ TEST(Select, TheLastOnesStillRun) {
   KernelSelector selector(table.kernels(), {}, "");
   for (const MicroKernel* kernel : table.kernels())
     selector.Quarantine(kernel->name, RowClass::kFew, "x");
-  bool fell_back = false;
-  EXPECT_NE(selector.Select(Rows(4), &fell_back), nullptr);
-  EXPECT_TRUE(fell_back);
+  EXPECT_NE(selector.Select(Rows(4)).state, nullptr);
+  EXPECT_TRUE(selector.Select(Rows(4)).fell_back);
 }
 
 TEST(Select, FindSaysWhyNot) {
@@ -288,7 +286,7 @@ TEST(Select, TheRealTableUnderRandomConfigurations) {
           query.arithmetic = arithmetic;
           const auto ranked = selector.Rank(query);
           ASSERT_FALSE(ranked.empty());
-          EXPECT_EQ(selector.Select(query), ranked[0].state);
+          EXPECT_EQ(selector.Select(query).state, ranked[0].state);
           EXPECT_TRUE(ranked[0].state->usable()) << ranked[0].state->kernel->name;
           EXPECT_TRUE(ranked[0].state->kernel->supported(features));
           const bool another = std::any_of(ranked.begin(), ranked.end(), [](const auto& r) {
