@@ -13,6 +13,7 @@
 #include "kernels/bench/call_cost.h"
 #include "kernels/bench/contest.h"
 #include "kernels/bench/roof.h"
+#include "kernels/bench/team_contest.h"
 #include "kernels/devices.h"
 
 namespace qmatmul::bench {
@@ -38,6 +39,7 @@ struct Settings {
   DataType output = DataType::kInt32;
   double seconds = 2.0;
   bool call_cost = false;
+  bool teams = false;
   bool json = false;
 };
 
@@ -55,6 +57,7 @@ constexpr char kHelp[] =
     "  --python PATH           interpreter with onnxruntime, default build/venv/bin/python\n"
     "  --seconds S             per shape, default 2\n"
     "  --call-cost             instead: what a call costs beside its arithmetic, at one row\n"
+    "  --teams                 instead: our thread team beside pthreadpool, by --threads\n"
     "  --json                  one JSON object a line\n"
     "One thread is timed by CPU time, several by wall time. Peers get the int8 problem with int32 "
     "sums.\n";
@@ -112,6 +115,7 @@ Settings Parse(int argc, char** argv) {
     else if (option == "--python") s.python = value();
     else if (option == "--seconds") s.seconds = std::atof(value().c_str());
     else if (option == "--call-cost") s.call_cost = true;
+    else if (option == "--teams") s.teams = true;
     else if (option == "--json") s.json = true;
     else Usage("unknown option '" + option + "'");
   }
@@ -249,6 +253,10 @@ int Main(int argc, char** argv) {
   const Settings s = Parse(argc, argv);
   if (s.call_cost) {
     PrintCallCosts(s.json);
+    return 0;
+  }
+  if (s.teams) {
+    for (const int threads : s.threads) PrintTeams(threads, s.seconds, s.json);
     return 0;
   }
   std::vector<std::unique_ptr<Peer>> peers;

@@ -91,10 +91,12 @@ struct CallScratch {
 class Loop {
  public:
   Loop(std::span<const LotWeight> lot, std::span<RowSegment> segments,
-       std::span<const std::span<const uint32_t>> checks, int members, CallScratch* scratch)
+       std::span<const std::span<const uint32_t>> checks, const ThreadTeam& team, int members,
+       CallScratch* scratch)
       : first_(*lot[0].kernel),
         lot_(lot),
         checks_(checks),
+        team_(team),
         members_(members),
         packer_(first_, segments, lot[0].weight->spec().k, lot[0].weight->group_k(),
                 &scratch->first_rows),
@@ -159,15 +161,15 @@ class Loop {
   }
 
   void PackBlock(int64_t block, int member, MemberScratch* scratch) {
-    if (block > 0) Meet();  // everybody is done with the block before this one
+    if (block > 0) Meet(member);  // everybody is done with the block before this one
     const int64_t begin = packer_.rows() * block / blocks_;
     const int64_t end = packer_.rows() * (block + 1) / blocks_;
     if (block > 0) {
       if (member == 0) CutStrips(end - begin, first_.mr, &strips_);
-      Meet();
+      Meet(member);
     }
     PackStrips(begin, member, members_, scratch);
-    Meet();
+    Meet(member);
   }
 
   void PackStrips(int64_t begin, int member, int members, MemberScratch* scratch) {
@@ -181,8 +183,8 @@ class Loop {
     if (timed) pack_ns_ += NowNs() - start;
   }
 
-  void Meet() {
-    if (members_ > 1) barrier_.Wait();
+  void Meet(int member) {
+    if (members_ > 1) barrier_.Wait(!team_.SharesProcessor(member, members_));
   }
 
   // The strip's elements from value k of a group on.
@@ -382,6 +384,7 @@ class Loop {
   const MicroKernel& first_;  // whose operand, kr and mr are everybody's
   std::span<const LotWeight> lot_;
   std::span<const std::span<const uint32_t>> checks_;
+  const ThreadTeam& team_;
   const int members_;
   ActivationPacker packer_;
   TeamBarrier barrier_;
@@ -404,7 +407,7 @@ LoopReport RunTileLoop(std::span<const LotWeight> lot, std::span<RowSegment> seg
                        std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
                        int members) {
   static thread_local CallScratch scratch;
-  Loop loop(lot, segments, check_vectors, members, &scratch);
+  Loop loop(lot, segments, check_vectors, *team, members, &scratch);
   if (loop.rows() == 0) return {};
   loop.Prepare();
   team->Run(members, [&loop](int member) { loop.Run(member); });
