@@ -49,9 +49,6 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
   return states;
 }
 
-// Cleaning a panel pays only when several strips share it.
-constexpr int64_t kSplitRowsMin = 32;
-
 RowClass RowClassOf(int64_t rows) {
   if (rows <= 1) return RowClass::kOne;
   return rows <= 16 ? RowClass::kFew : RowClass::kMany;
@@ -126,9 +123,7 @@ bool KernelSelector::Merit::Beats(const Merit& other) const {
 KernelSelector::Merit KernelSelector::MeritOf(const Kind& kind, const Candidate& candidate,
                                               const KernelQuery& query) const {
   const KernelState& state = states_[candidate.state];
-  // Without measurements nothing speaks for cleaning panels of a few rows.
-  const bool fits = (query.rows <= 1 ? candidate.fits_one : candidate.fits_more) &&
-                    (!state.kernel->split() || query.rows >= kSplitRowsMin);
+  const bool fits = query.rows <= 1 ? candidate.fits_one : candidate.fits_more;
   const double work_ns = kind.measured ? WorkNs(candidate, query).value_or(0) : 0;
   return {state.usable(), !IsQuarantined(candidate.state, RowClassOf(query.rows)), fits, work_ns,
           query.rows >= state.kernel->rows_min};
