@@ -154,7 +154,10 @@ struct RunReport {
   std::string_view fallback;
   int64_t rows = 0;
   int64_t padded_rows = 0;
-  int64_t pack_ns = 0;     // gathering and quantizing the activations
+  // Rows gathered and packed: `rows`, and again for weights whose kernels read another packed form, and
+  // for every step of a chain.
+  int64_t packed_rows = 0;
+  int64_t pack_ns = 0;     // gathering and quantizing the activations, where it is worth timing
   int64_t compute_ns = 0;  // all of it, packing included
 };
 
