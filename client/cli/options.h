@@ -53,13 +53,45 @@ inline constexpr OptionSpec kExplainOptions[] = {
 
 inline constexpr OptionSpec kBenchOptions[] = {
     {"--in-process", "", "measure the kernels of this program; no server is needed"},
-    {"--rows", "M,M,...", "default: 1,2,3,7,8,63,64,65,84,88"},
+    {"--rows", "M,M,...", "a run for each (default: 1,2,3,7,8,63,64,65,84,88)"},
     {"--k", "K", "default: 4096"},
     {"--n", "N", "default: 4096"},
     {"--threads", "T,T,...", "in process: team sizes (default: 1 and the whole team)"},
-    {"--kernel", "NAME", "a kernel name or a part of it that only one has; default: by rows"},
+    {"--kernel", "NAME",
+     "in process: a kernel name or a part of it that only one has; server: a full name"},
     {"--ab", "K1,K2", "two kernels, alternating in one run: both GOPS and the ratio K1 / K2"},
-    {"--seconds", "S", "how long each figure is measured (default: 0.3)"},
+    {"--seconds", "S", "how long each figure is measured (default: 0.3; loading a server: 1)"},
+    {"--requests", "N", "server: at most so many calls a run; alone: exactly so many"},
+    {"--concurrency", "C,C,...", "server: calls in flight, a run for each (default: 1)"},
+    {"--rate", "R", "server: calls a second whatever comes back, latency from the intended time"},
+    {"--arrivals", "KIND", "with --rate: poisson (default) or constant"},
+    {"--mix", "M:SHARE,...", "server: row counts with their shares in one run: 1:0.9,64:0.1"},
+    {"--weight", "ID", "server: a registered weight; may be given several times"},
+    {"--shape", "KxN", "server: a random weight for this run; may be given several times"},
+    {"--cases", "FILE.json", "server: weights and requests of a case file"},
+    {"--out", "TYPE", "server: INT32 (default), INT16, INT8, F32, F16 or BF16"},
+    {"--seed", "S", "server: of the activations, the order and the arrivals (default: 1)"},
+    {"--verify", "SHARE", "server: of the replies, 0 to 1, compared with the reference"},
+    {"--latency-limit-ms", "L", "server: also count the calls answered within it (goodput)"},
+    {"--stream", "", "server: over one StreamMatMul a connection"},
+    {"--connections", "N", "server: default 1"},
+    {"--routing-header", "", "server: send qmatmul-weight, for balancers that hash it"},
+    {"--metrics", "HOST:PORT", "server: its HTTP address; adds its own split of the time"},
+    {"--calls", "FILE.csv", "server: every call of the last run, a line each"},
+    {"--csv", "", "server: a line a run; --json prints one object a line"},
+};
+
+inline constexpr OptionSpec kGenLoadOptions[] = {
+    {"--weight", "ID", "a registered weight; may be given several times"},
+    {"--rows", "M,M,...", "row counts in equal shares (default: 1)"},
+    {"--mix", "M:SHARE,...", "row counts with their shares: 1:0.9,64:0.1"},
+    {"--count", "N", "requests in the file (default: as few as show the shares, at most 1000)"},
+    {"--activations", "X.npy", "one request, with these int8 [M, K] activations"},
+    {"--cases", "FILE.json", "the requests of a case file; its weights under their own names"},
+    {"--register", "", "with --cases: register its weights, and leave them there"},
+    {"--out", "TYPE", "INT32 (default), INT16, INT8, F32, F16 or BF16"},
+    {"--kernel", "NAME", "a full kernel name; default: the server chooses"},
+    {"--seed", "S", "of the activations and the order (default: 1)"},
 };
 
 inline constexpr OptionSpec kHealthOptions[] = {
