@@ -150,6 +150,9 @@ class Run {
       if (plan_.latency_limit_s > 0 && static_cast<double>(latency) <= plan_.latency_limit_s * 1e9)
         in_limit_.fetch_add(1, std::memory_order_relaxed);
     }
+    request_bytes_.fetch_add(static_cast<int64_t>(item.call.message_bytes()),
+                             std::memory_order_relaxed);
+    reply_bytes_.fetch_add(static_cast<int64_t>(reply.bytes()), std::memory_order_relaxed);
     Execution execution;
     if (reply.ReadExecution(&execution)) {
       result_->queue_ns.Record(execution.queue_ns);
@@ -201,8 +204,12 @@ class Run {
     r.seconds = end_ == Clock::time_point::max() || (counted && last < plan_.seconds)
                     ? last
                     : plan_.seconds;
-    if (const int64_t replies = r.queue_ns.count(); replies > 0)
-      r.batch_rows_mean = static_cast<double>(batch_rows_.load()) / static_cast<double>(replies);
+    const auto mean = [](const std::atomic<int64_t>& sum, int64_t count) {
+      return count > 0 ? static_cast<double>(sum.load()) / static_cast<double>(count) : 0;
+    };
+    r.batch_rows_mean = mean(batch_rows_, r.queue_ns.count());
+    r.request_bytes_mean = mean(request_bytes_, r.ok);
+    r.reply_bytes_mean = mean(reply_bytes_, r.ok);
     return std::move(result_);
   }
 
@@ -214,6 +221,7 @@ class Run {
   Clock::time_point start_, end_;
   std::atomic<int64_t> sent_{0}, ok_{0}, failed_{0}, ok_in_window_{0}, rows_in_window_{0};
   std::atomic<int64_t> in_limit_{0}, checked_{0}, wrong_{0}, batch_rows_{0}, last_done_ns_{0};
+  std::atomic<int64_t> request_bytes_{0}, reply_bytes_{0};
   std::atomic<double> ops_in_window_{0};
   std::mutex mutex_;  // guards what follows, and the result's errors and calls
   std::condition_variable ended_;

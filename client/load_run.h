@@ -84,6 +84,8 @@ struct LoadResult {
   int64_t checked = 0;
   int64_t wrong = 0;
   double batch_rows_mean = 0;
+  double request_bytes_mean = 0;  // messages, without what the transport adds
+  double reply_bytes_mean = 0;
   LoadHistogram latency_ns;            // of those that were answered with a result
   LoadHistogram error_latency_ns;      // of the others
   LoadHistogram queue_ns, compute_ns;  // the server's words, from each reply

@@ -184,9 +184,9 @@ void CheckOptionsFit(const Arguments& arguments, bool local) {
   if (!local && !arguments.Has("--ab")) return;
   const std::string mode = local ? "--in-process" : "--ab";
   for (const char* name :
-       {"--concurrency", "--rate", "--arrivals", "--mix", "--weight", "--shape", "--cases",
-        "--verify", "--requests", "--latency-limit-ms", "--stream", "--connections", "--metrics",
-        "--routing-header", "--calls", "--csv", "--out", "--seed"})
+       {"--concurrency", "--rate", "--arrivals", "--mix", "--weight", "--shape", "--together",
+        "--cases", "--verify", "--requests", "--latency-limit-ms", "--stream", "--connections",
+        "--metrics", "--routing-header", "--calls", "--csv", "--out", "--seed"})
     if (arguments.Has(name))
       throw Failure(kExitUsage,
                     std::string(name) + " is for loading a server and does not go with " + mode,

@@ -54,6 +54,12 @@ Epilogue EpilogueOf(const client::OutputSpec& output) {
   return e;
 }
 
+std::vector<size_t> WeightsOf(const LoadCase& one) {
+  std::vector<size_t> weights = {one.weight};
+  weights.insert(weights.end(), one.more_weights.begin(), one.more_weights.end());
+  return weights;
+}
+
 [[noreturn]] void Refuse(const Fault& fault, const LoadCase& one) {
   throw Failure(kExitFile,
                 "case '" + one.name + "' has no answer: " + fault.reason + ": " + fault.message);
@@ -126,17 +132,19 @@ client::EncodedCall LoadCases::Encode(const LoadCase& one) const {
   activations.dynamic = one.dynamic;
   if (!one.scales.empty()) activations.scales = client::Scales(one.scales);
   activations.zero_points = one.zero_points;
-  const client::Product product = {
-      .weight = weights[one.weight].id, .output = one.output, .into = {}};
-  return client::EncodedCall::MatMul(std::span(&product, 1), activations, one.options);
+  std::vector<client::Product> products;
+  for (size_t w : WeightsOf(one))
+    products.push_back({.weight = weights[w].id, .output = one.output, .into = {}});
+  return client::EncodedCall::MatMul(products, activations, one.options);
 }
 
 std::vector<client::LoadItem> LoadCases::Items() const {
   std::vector<client::LoadItem> items;
   for (const LoadCase& one : cases) {
-    const LoadWeight& weight = weights[one.weight];
-    const double ops = 2.0 * static_cast<double>(one.rows) * static_cast<double>(weight.k) *
-                       static_cast<double>(weight.n);
+    double ops = 0;
+    for (size_t w : WeightsOf(one))
+      ops += 2.0 * static_cast<double>(one.rows) * static_cast<double>(weights[w].k) *
+             static_cast<double>(weights[w].n);
     items.push_back({Encode(one), one.share, one.rows, ops});
   }
   return items;
@@ -189,21 +197,20 @@ void AddRows(LoadCases* cases, size_t weight, int64_t rows, double share, int va
   }
 }
 
-std::vector<std::byte> ReferenceBytes(const LoadWeight& weight, const LoadCase& one) {
-  return Multiply(Decode(weight, one), one);
-}
-
 std::vector<std::vector<std::byte>> ReferenceBytes(const LoadCases& cases) {
   std::vector<ReferenceWeight> weights(cases.weights.size());
   for (const LoadCase& one : cases.cases)
-    if (weights[one.weight].values.empty())
-      weights[one.weight] = Decode(cases.weights[one.weight], one);
+    for (size_t w : WeightsOf(one))
+      if (weights[w].values.empty()) weights[w] = Decode(cases.weights[w], one);
   std::vector<std::vector<std::byte>> expected(cases.cases.size());
   std::atomic<size_t> next{0};
   const auto work = [&] {
     for (size_t i = next++; i < expected.size(); i = next++) {
       const LoadCase& one = cases.cases[i];
-      expected[i] = Multiply(weights[one.weight], one);
+      for (size_t w : WeightsOf(one)) {
+        const auto output = Multiply(weights[w], one);
+        expected[i].insert(expected[i].end(), output.begin(), output.end());
+      }
     }
   };
   std::vector<std::thread> threads;

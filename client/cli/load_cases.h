@@ -35,6 +35,7 @@ struct LoadWeight {
 struct LoadCase {
   std::string name = {};
   size_t weight = 0;
+  std::vector<size_t> more_weights = {};  // of the same K, in the same call
   int64_t rows = 0;
   double share = 1;
   client::DataType activations = client::DataType::kInt8;
@@ -64,9 +65,8 @@ void AddRows(LoadCases* cases, size_t weight, int64_t rows, double share, int va
 
 LoadCases ReadCases(const std::string& path);
 
-// The reply's bytes as kernels/reference computes them. The weight's numbers must be known.
-std::vector<std::byte> ReferenceBytes(const LoadWeight& weight, const LoadCase& one);
-// The same for all cases, on as many threads as there are processors.
+// Each reply's bytes as kernels/reference computes them, one output after the other, on as many
+// threads as there are processors. The weights' numbers must be known.
 std::vector<std::vector<std::byte>> ReferenceBytes(const LoadCases& cases);
 
 }  // namespace qmatmul::cli

@@ -99,14 +99,25 @@ LoadCases CasesOf(const Arguments& arguments, std::vector<LoadWeight> weights, c
   const auto seed = static_cast<uint64_t>(arguments.Integer("--seed", 1, 0, kSeedMax));
   LoadCases cases;
   cases.weights = std::move(weights);
-  for (size_t w = 0; w < cases.weights.size(); ++w) {
+  const bool together = arguments.Has("--together");
+  for (size_t w = 0; w < (together ? 1 : cases.weights.size()); ++w) {
     for (const auto& [rows, share] : mix.rows) {
       const int64_t fit = kVariantBytesMax / std::max<int64_t>(rows * cases.weights[w].k, 1);
       const int variants = static_cast<int>(std::clamp<int64_t>(fit, 1, kVariantsMax));
       AddRows(&cases, w, rows, share, variants, output, seed + 1000 * cases.cases.size());
     }
   }
-  for (LoadCase& one : cases.cases) one.options.kernel = arguments.Text("--kernel").value_or("");
+  for (LoadCase& one : cases.cases) {
+    one.options.kernel = arguments.Text("--kernel").value_or("");
+    for (size_t w = 1; together && w < cases.weights.size(); ++w) {
+      if (cases.weights[w].k != cases.weights[0].k)
+        throw Failure(kExitUsage,
+                      "--together: K is " + std::to_string(cases.weights[0].k) + " and " +
+                          std::to_string(cases.weights[w].k),
+                      "weights of one call share their activations, and so K");
+      one.more_weights.push_back(w);
+    }
+  }
   return cases;
 }
 

@@ -66,6 +66,8 @@ Json ToJson(const LoadReport& report) {
   json["server_us"] = ServerTimes(r.queue_ns, r.compute_ns);
   for (const auto& [name, us] : report.server_page_us) json["page_us"][name] = us;
   json["batch_rows_mean"] = r.batch_rows_mean;
+  json["request_bytes_mean"] = r.request_bytes_mean;
+  json["reply_bytes_mean"] = r.reply_bytes_mean;
   if (report.latency_limit_ms > 0) {
     json["latency_limit_ms"] = report.latency_limit_ms;
     json["goodput_qps"] = PerSecond(r, static_cast<double>(r.in_limit));

@@ -68,6 +68,7 @@ inline constexpr OptionSpec kBenchOptions[] = {
     {"--mix", "M:SHARE,...", "server: row counts with their shares in one run: 1:0.9,64:0.1"},
     {"--weight", "ID", "server: a registered weight; may be given several times"},
     {"--shape", "KxN", "server: a random weight for this run; may be given several times"},
+    {"--together", "", "server: all the weights in each call, as Q, K and V"},
     {"--cases", "FILE.json", "server: weights and requests of a case file"},
     {"--out", "TYPE", "server: INT32 (default), INT16, INT8, F32, F16 or BF16"},
     {"--seed", "S", "server: of the activations, the order and the arrivals (default: 1)"},

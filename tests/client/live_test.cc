@@ -255,6 +255,10 @@ TEST_F(Live, BenchLoadsTheServerVerifiesAndLeavesNothing) {
   EXPECT_EQ(lines[0].at("wrong"), 0);
   EXPECT_GT(lines[0].at("goodput_qps").get<double>(), 0);
   EXPECT_EQ(lines[0].at("sent"), lines[0].at("ok"));
+  r = Run({"bench", "--shape", "64x64", "--shape", "64x32", "--together", "--rows", "3",
+           "--requests", "20", "--verify", "1", "--json"});
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  EXPECT_EQ(LinesOf(r).at(0).at("verified"), 20) << "both outputs of each call";
   r = Run({"bench", "--k", "64", "--n", "64", "--rows", "8", "--seconds", "0.02", "--json", "--ab",
            "scalar,scalar"});
   ASSERT_EQ(r.exit_code, 0) << r.err;
