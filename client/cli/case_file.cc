@@ -47,10 +47,11 @@ class CaseReader {
     if (text.empty()) Refuse(std::string("has no ") + key);
     return text;
   }
-  int64_t Size(const char* key, int64_t max) const {
+  int64_t Size(const char* key, int64_t min, int64_t max) const {
     const auto size = Get<int64_t>(key, -1);
-    if (size < (max == kRowsMax ? 0 : 1) || size > max)
-      Refuse("has " + std::to_string(size) + " as " + key + ", at most " + std::to_string(max));
+    if (size < min || size > max)
+      Refuse("has " + std::to_string(size) + " as " + key + ", not " + std::to_string(min) +
+             " to " + std::to_string(max));
     return size;
   }
   // The enumerator whose name stands there; `fallback` when nothing does.
@@ -89,8 +90,8 @@ LoadWeight ReadWeight(const CaseReader& in) {
                           DataType::kUnspecified);
   weight.layout =
       in.Named("layout", {client::Layout::kKN, client::Layout::kNK}, client::Layout::kUnspecified);
-  weight.k = in.Size("k", kSideMax);
-  weight.n = in.Size("n", kSideMax);
+  weight.k = in.Size("k", 1, kSideMax);
+  weight.n = in.Size("n", 1, kSideMax);
   if (weight.k * weight.n % 4 != 0 || weight.k % 4 != 0 || weight.n % 4 != 0)
     if (weight.dtype != DataType::kInt8) in.Refuse("has k or n that is not a multiple of 4");
   weight.group_size = in.Get<int64_t>("group_size", 0);
@@ -123,7 +124,7 @@ LoadCase ReadCase(const CaseReader& in, const std::vector<LoadWeight>& weights) 
   const std::string id = in.Text("weight");
   while (one.weight < weights.size() && weights[one.weight].id != id) ++one.weight;
   if (one.weight == weights.size()) in.Refuse("names the weight '" + id + "', which is not there");
-  one.rows = in.Size("rows", kRowsMax);
+  one.rows = in.Size("rows", 0, kRowsMax);
   one.share = in.Get("share", 1.0);
   one.activations =
       in.Named("activations",
