@@ -13,9 +13,6 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// Rows that are hard for somebody's kernels: one, two, primes, a tile and its neighbours, a
-// remainder.
-const std::vector<int64_t> kRows = {1, 2, 3, 7, 8, 63, 64, 65, 84, 88};
 constexpr int64_t kRowsMax = 65'536;
 // The scalar kernel's GOPS do not grow with M; measuring it at more rows would only take longer.
 constexpr int64_t kScalarRowsMax = 8;
@@ -180,34 +177,20 @@ int RunInProcess(BenchTarget& target, const Plan& plan) {
   return kExitOk;
 }
 
-// Round trips per M, one call at a time.
-int RunServer(BenchTarget& target, const Plan& plan) {
-  Json results = Json::array();
-  TextTable table({"M", "KERNEL", "CALLS/S", "MEDIAN", "COMPUTE", "GOPS"});
-  for (int64_t rows : plan.rows) {
-    const std::string kernel =
-        plan.kernel.empty() ? std::string() : ResolveKernel(target, rows, plan.kernel);
-    std::vector<Side> sides = {{rows, 0, kernel}};
-    Measure(target, plan.seconds, &sides);
-    const Side& side = sides.front();
-    const double calls = 1e9 / static_cast<double>(std::max<int64_t>(Median(side.total_ns), 1));
-    Json json = SideJson(plan.shape, side);
-    json["calls_per_second"] = calls;
-    results.push_back(json);
-    table.Add({std::to_string(rows), side.last.kernel, FixedText(calls, 0),
-               DurationText(Median(side.total_ns)), DurationText(Median(side.compute_ns)),
-               FixedText(Gops(plan.shape, side), 1)});
-  }
-  if (plan.json) {
-    Json json = Header(target, plan.shape);
-    json["results"] = results;
-    PrintJson(json);
-  } else {
-    std::printf("%s, K=%lld N=%lld, one call at a time\n%s", target.where().c_str(),
-                static_cast<long long>(plan.shape.k), static_cast<long long>(plan.shape.n),
-                table.ToString().c_str());
-  }
-  return kExitOk;
+// What was typed for one way of measuring is not left unheard by another.
+void CheckOptionsFit(const Arguments& arguments, bool local) {
+  if (!local && arguments.Has("--threads"))
+    throw Failure(kExitUsage, "--threads needs --in-process: a server's team is its own");
+  if (!local && !arguments.Has("--ab")) return;
+  const std::string mode = local ? "--in-process" : "--ab";
+  for (const char* name :
+       {"--concurrency", "--rate", "--arrivals", "--mix", "--weight", "--shape", "--together",
+        "--cases", "--verify", "--requests", "--latency-limit-ms", "--stream", "--connections",
+        "--metrics", "--routing-header", "--calls", "--csv", "--out", "--seed"})
+    if (arguments.Has(name))
+      throw Failure(kExitUsage,
+                    std::string(name) + " is for loading a server and does not go with " + mode,
+                    "leave " + mode + " out, or leave " + name + " out");
 }
 
 }  // namespace
@@ -224,11 +207,14 @@ std::string ResolveKernel(BenchTarget& target, int64_t rows, std::string_view pa
 }
 
 int RunBench(const Arguments& arguments) {
+  const bool local = arguments.Has("--in-process");
+  CheckOptionsFit(arguments, local);
+  if (!local && !arguments.Has("--ab")) return RunBenchLoad(arguments);
   constexpr int64_t kInnerMax = 131'071;  // the contract's
   constexpr int64_t kColumnsMax = int64_t{1} << 24;
   constexpr int64_t kThreadsMax = 1024;
   Plan plan;
-  plan.rows = arguments.Integers("--rows", kRows, 1, kRowsMax);
+  plan.rows = arguments.Integers("--rows", kBenchRows, 1, kRowsMax);
   plan.shape.k = arguments.Integer("--k", 4096, 1, kInnerMax);
   plan.shape.n = arguments.Integer("--n", 4096, 1, kColumnsMax);
   plan.shape.rows_max = *std::max_element(plan.rows.begin(), plan.rows.end());
@@ -237,10 +223,6 @@ int RunBench(const Arguments& arguments) {
   plan.json = arguments.Has("--json");
   const auto ab = arguments.Text("--ab");
   if (ab) SplitPair(*ab);  // a wrong one is said before anything is uploaded
-  const bool local = arguments.Has("--in-process");
-  if (!local && arguments.Has("--threads"))
-    throw Failure(kExitUsage, "--threads needs --in-process: a server's team is its own");
-
   const auto threads = arguments.Integers("--threads", {}, 1, kThreadsMax);
   const int64_t threads_max =
       threads.empty() ? 0 : *std::max_element(threads.begin(), threads.end());
@@ -248,7 +230,7 @@ int RunBench(const Arguments& arguments) {
                             : OpenServerTarget(plan.shape, OptionsOf(arguments));
   plan.threads = threads.empty() ? target->thread_counts() : threads;
   if (ab) return RunAb(*target, plan, *ab);
-  return local ? RunInProcess(*target, plan) : RunServer(*target, plan);
+  return RunInProcess(*target, plan);
 }
 
 }  // namespace qmatmul::cli

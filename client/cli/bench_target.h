@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "client/cli/arguments.h"
 #include "client/client.h"
 
 namespace qmatmul::cli {
@@ -47,5 +48,12 @@ std::unique_ptr<BenchTarget> OpenServerTarget(const BenchShape& shape,
 // The best kernel for `rows` that a pattern names: a full name, or some of its dotted words
 // ("avx2", "cpu.scalar"). Failure (kExitUsage) with the names there are when none does.
 std::string ResolveKernel(BenchTarget& target, int64_t rows, std::string_view pattern);
+
+// Rows that are hard for somebody's kernels: one, two, primes, a tile and its neighbours, a
+// remainder.
+inline const std::vector<int64_t> kBenchRows = {1, 2, 3, 7, 8, 63, 64, 65, 84, 88};
+
+// The load tester: `bench` against a server, unless it compares two kernels.
+int RunBenchLoad(const Arguments& arguments);
 
 }  // namespace qmatmul::cli

@@ -34,10 +34,15 @@ constexpr Command kCommands[] = {
      kMatMulOptions, RunMatMul},
     {"explain", "ID [ID ...]", 1, 16, "which kernel would run, and why", "", kExplainOptions,
      RunExplain},
-    {"bench", "", 0, 0, "measure GOPS, in this process or on the server",
-     "Without --in-process it registers a random weight on the server, measures, and deletes it. "
-     "Ratios come from runs that alternate, so that a noisy machine disturbs both sides alike.",
+    {"bench", "", 0, 0, "measure GOPS in this process, or load a server",
+     "Without --in-process it loads the server: with random weights that it registers and deletes, "
+     "or with --weight. Latencies count from the moment a call was meant to leave. Ratios of "
+     "kernels (--ab) come from runs that alternate, so that a noisy machine disturbs both alike.",
      kBenchOptions, RunBench},
+    {"gen-load", "OUT.bin", 1, 1, "write MatMul requests as a file that ghz replays (-B)",
+     "Each request has its length before it, as a varint. The shapes come from the server, which "
+     "must hold the weights. deploy/ghz has configurations that fit.",
+     kGenLoadOptions, RunGenLoad},
     {"health", "[SERVICE]", 0, 1, "exit 0 when the server is serving", "", kHealthOptions,
      RunHealth},
     {"doctor",

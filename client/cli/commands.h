@@ -37,6 +37,7 @@ int RunDelete(const Arguments& arguments);
 int RunMatMul(const Arguments& arguments);
 int RunExplain(const Arguments& arguments);
 int RunBench(const Arguments& arguments);
+int RunGenLoad(const Arguments& arguments);
 int RunHealth(const Arguments& arguments);
 int RunAdmin(const Arguments& arguments);
 int RunDoctor(const Arguments& arguments);

@@ -17,6 +17,8 @@ class TemporaryWeight {
   // and is nobody else's. Failure when the server refuses it.
   TemporaryWeight(client::Client& client, std::string_view prefix, int64_t k, int64_t n,
                   const std::vector<int8_t>& data);
+  // Any weight; its id becomes the prefix of the name.
+  TemporaryWeight(client::Client& client, client::WeightUpload upload);
   ~TemporaryWeight();
   TemporaryWeight(const TemporaryWeight&) = delete;
   TemporaryWeight& operator=(const TemporaryWeight&) = delete;

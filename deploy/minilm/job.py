@@ -10,12 +10,13 @@ score the queries against them. Prints a table and exits with 1 when a figure mi
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import qmatmul
@@ -44,7 +45,12 @@ class Service:
     calls: int = 0
     products: int = 0
     ops: int = 0
+    # Of the calls whose replies were used: as this process saw them, its own CPU time, and the server's words.
     call_s: float = 0.0
+    client_s: float = 0.0
+    queue_s: float = 0.0
+    kernel_s: float = 0.0
+    check_s: float = 0.0  # comparing, and the calls made only for it
     kernels: set = field(default_factory=set)
 
     def register(self, linear: Linear, layout: str) -> qmatmul.Registration:
@@ -58,10 +64,38 @@ class Service:
 
     def multiply(self, x: np.ndarray, linears: Sequence[Linear]) -> List[np.ndarray]:
         names = [linear.name for linear in linears]
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.thread_time()
         results = self.client.matmul(x, names, out="F32", dynamic=True)
-        self.call_s += time.perf_counter() - start
+        called = time.perf_counter()
+        self.call_s += called - start
+        self.client_s += time.thread_time() - cpu
         self.calls += 1
+        self._split([result.execution for result in results])
+        self._check(x, names, linears, results)
+        self.check_s += time.perf_counter() - called
+        return [result.array for result in results]
+
+    def times(self, wall_s: float, onnxruntime_s: float) -> Dict[str, float]:
+        """Where a wall time with all these calls in it, checks included, went; the parts sum to wall_s."""
+        wall_s -= self.check_s
+        return {
+            "wall_s": wall_s,
+            "numpy_s": wall_s - self.call_s,
+            "client_s": self.client_s,
+            "wire_s": self.call_s - self.client_s - self.queue_s - self.kernel_s,
+            "queue_s": self.queue_s,
+            "kernel_s": self.kernel_s,
+            "onnxruntime_s": onnxruntime_s,
+            "calls": self.calls,
+        }
+
+    def _split(self, executions: Sequence[qmatmul.Execution]) -> None:
+        # Products of one run name the same time; those of several runs follow one another.
+        times = [execution.compute_ns for execution in executions]
+        self.kernel_s += (times[0] if len(set(times)) == 1 else sum(times)) / 1e9
+        self.queue_s += executions[0].queue_ns / 1e9
+
+    def _check(self, x: np.ndarray, names: Sequence[str], linears: Sequence[Linear], results) -> None:
         q, sa = check.quantize_rows(x)
         sums = [check.integer_product(q, linear.weight) for linear in linears]
         for result, linear, acc in zip(results, linears, sums):
@@ -71,7 +105,6 @@ class Service:
             raw = self.client.matmul(q, names, out=qmatmul.Output("INT32", skip_bias=True))
             for result, acc in zip(raw, sums):
                 self.sums.add(result.array, acc)
-        return [result.array for result in results]
 
     def _count(self, execution: qmatmul.Execution, acc: np.ndarray, linear: Linear) -> None:
         self.products += 1
@@ -89,6 +122,7 @@ class Outcome:
     queries: int
     kernel_gops: float
     service: Service
+    times: Dict[str, float] = field(default_factory=dict)
 
     def misses(self) -> List[str]:
         """What misses its bound; empty when all is well."""
@@ -114,8 +148,12 @@ def run(client: qmatmul.Client, documents: Sequence[str], queries: Sequence[str]
     for linear in model.linears:
         service.register(linear, "KN")
     texts = [*documents, *queries]
+    start = time.perf_counter()
     local = embed(texts, tokenizer, with_onnxruntime())
+    onnxruntime_s = time.perf_counter() - start
+    start = time.perf_counter()
     ours = embed(texts, tokenizer, with_linear(model, service.linear))
+    times = service.times(time.perf_counter() - start, onnxruntime_s)
     scores = search(service, ours[: len(documents)], ours[len(documents) :])
     best = scores.argmax(1)
     local_best = (local[len(documents) :] @ local[: len(documents)].T).argmax(1)
@@ -127,6 +165,7 @@ def run(client: qmatmul.Client, documents: Sequence[str], queries: Sequence[str]
         queries=len(queries),
         kernel_gops=kernel_gops(before, client.statistics()),
         service=service,
+        times=times,
     )
     return outcome, best
 
@@ -157,6 +196,9 @@ def print_table(outcome: Outcome, texts: int, total_s: float) -> None:
         ("calls (matrix products)", f"{service.calls} ({service.products})"),
         ("GOPS, in the kernels", f"{outcome.kernel_gops:.1f}"),
         ("GOPS, seen by the client", f"{service.ops / service.call_s / 1e9:.1f}"),
+        ("seconds embedding, by onnxruntime", f"{outcome.times['onnxruntime_s']:.2f}"),
+        ("seconds embedding, by the service", f"{outcome.times['wall_s']:.2f}"),
+        ("  of these numpy, client, wire, queue, kernel", split_text(outcome.times)),
         ("kernels", ", ".join(sorted(service.kernels))),
         ("seconds, checks included", f"{total_s:.1f}"),
     )
@@ -165,7 +207,11 @@ def print_table(outcome: Outcome, texts: int, total_s: float) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-def run_committed_texts(target: str) -> bool:
+def split_text(times: Dict[str, float]) -> str:
+    return ", ".join(f"{times[part + '_s']:.2f}" for part in ("numpy", "client", "wire", "queue", "kernel"))
+
+
+def run_committed_texts(target: str, times_to: Optional[Path] = None) -> bool:
     """The job on packages.tsv and queries.txt; prints its answers and its table. True when every bound is met."""
     here = Path(__file__).parent
     packages = [line.split("\t") for line in (here / "packages.tsv").read_text().splitlines()]
@@ -178,19 +224,21 @@ def run_committed_texts(target: str) -> bool:
         print(f"  {query:<36} {name}: {description}")
     print()
     print_table(outcome, len(packages) + len(queries), time.perf_counter() - start)
+    if times_to:
+        times_to.write_text(json.dumps(outcome.times))
     misses = outcome.misses()
     for miss in misses:
         print(f"main job failed: {miss}", file=sys.stderr)
     return not misses
 
 
-def run_with_server(binary: str, log: Path, keep: bool) -> bool:
+def run_with_server(binary: str, log: Path, keep: bool, times_to: Optional[Path] = None) -> bool:
     """The job against a server of its own; the server must also end cleanly."""
     server = ServerProcess(binary, log)
     good = False
     try:
         server.wait_until_serving()
-        good = run_committed_texts(server.target)
+        good = run_committed_texts(server.target, times_to)
     finally:
         if keep and good:
             print_how_to_talk(binary, server)
@@ -214,15 +262,16 @@ def main() -> int:
     where.add_argument("--target", help="host:port or unix:/path of a running server")
     where.add_argument("--server", help="the qmatmul-server program to start")
     parser.add_argument("--log", type=Path, default=Path("qmatmul-server.log"), help="where the started server's output goes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the split of the time goes, in seconds")
     parser.add_argument("--keep", action="store_true", help="leave the started server running and print how to talk to it")
     arguments = parser.parse_args()
     # As Ctrl-C: the server is stopped in order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if arguments.target:
-            good = run_committed_texts(arguments.target)
+            good = run_committed_texts(arguments.target, arguments.json)
         else:
-            good = run_with_server(arguments.server, arguments.log, arguments.keep)
+            good = run_with_server(arguments.server, arguments.log, arguments.keep, arguments.json)
     except (qmatmul.QmatmulError, OSError, RuntimeError) as error:
         print(f"main job failed: {error}", file=sys.stderr)
         return 1

@@ -1,15 +1,20 @@
 // The SDK, the `qmatmul` program and the README's example against the real server: every number is
 // compared with a product computed here.
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/util/delimited_message_util.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <sstream>
 
 #include "client/cli/npy.h"
 #include "client/client.h"
+#include "qmatmul/v1/qmatmul.pb.h"
 #include "tests/client/program.h"
 
 namespace qmatmul::client {
@@ -217,17 +222,114 @@ TEST_F(Live, RearmingWhatIsNotPutAsideSaysSo) {
   EXPECT_EQ(Run({"admin", "disarm", "x"}).exit_code, 2);
 }
 
-TEST_F(Live, BenchMeasuresTheServerAndLeavesNothing) {
+std::vector<json> LinesOf(const ProgramResult& result) {
+  std::vector<json> lines;
+  std::istringstream text(result.out);
+  for (std::string line; std::getline(text, line);) lines.push_back(json::parse(line));
+  return lines;
+}
+
+TEST_F(Live, BenchLoadsTheServerVerifiesAndLeavesNothing) {
   const auto before = client_.ListWeights()->size();
-  ProgramResult r =
-      Run({"bench", "--k", "64", "--n", "64", "--rows", "1,8", "--seconds", "0.02", "--json"});
+  ProgramResult r = Run({"bench", "--k", "64", "--n", "45", "--rows", "1,8", "--concurrency", "1,4",
+                         "--requests", "50", "--verify", "1", "--json"});
   ASSERT_EQ(r.exit_code, 0) << r.err;
-  EXPECT_EQ(json::parse(r.out).at("results").size(), 2u);
+  std::vector<json> lines = LinesOf(r);
+  ASSERT_EQ(lines.size(), 4u) << "two row counts by two levels";
+  for (const json& line : lines) {
+    EXPECT_EQ(line.at("ok"), 50) << line;
+    EXPECT_EQ(line.at("verified"), 50) << line;
+    EXPECT_EQ(line.at("wrong"), 0) << line;
+    EXPECT_GT(line.at("qps").get<double>(), 0) << line;
+    EXPECT_GT(line.at("server_us").at("compute_mean").get<double>(), 0) << line;
+    EXPECT_GE(line.at("batch_rows_mean").get<double>(),
+              std::stod(line.at("rows").get<std::string>()));
+  }
+  r = Run({"bench", "--shape", "64x64", "--shape", "64x32", "--mix", "1:0.75,8:0.25", "--rate",
+           "400", "--seconds", "0.5", "--verify", "1", "--latency-limit-ms", "1000", "--json"});
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  lines = LinesOf(r);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0].at("arrivals"), "poisson");
+  EXPECT_EQ(lines[0].at("by_rows").size(), 2u);
+  EXPECT_EQ(lines[0].at("wrong"), 0);
+  EXPECT_GT(lines[0].at("goodput_qps").get<double>(), 0);
+  EXPECT_EQ(lines[0].at("sent"), lines[0].at("ok"));
+  r = Run({"bench", "--shape", "64x64", "--shape", "64x32", "--together", "--rows", "3",
+           "--requests", "20", "--verify", "1", "--json"});
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  EXPECT_EQ(LinesOf(r).at(0).at("verified"), 20) << "both outputs of each call";
   r = Run({"bench", "--k", "64", "--n", "64", "--rows", "8", "--seconds", "0.02", "--json", "--ab",
            "scalar,scalar"});
   ASSERT_EQ(r.exit_code, 0) << r.err;
   EXPECT_GT(json::parse(r.out).at("ab").at(0).at("ratio").get<double>(), 0);
   EXPECT_EQ(client_.ListWeights()->size(), before);
+}
+
+TEST_F(Live, BenchTellsTheSameAsTableAndCsv) {
+  const ProgramResult csv =
+      Run({"bench", "--k", "64", "--n", "64", "--rows", "1,2", "--requests", "20", "--csv"});
+  ASSERT_EQ(csv.exit_code, 0) << csv.err;
+  std::istringstream text(csv.out);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(text, line);) lines.push_back(line);
+  ASSERT_EQ(lines.size(), 3u) << csv.out;
+  EXPECT_NE(lines[0].find(",qps,"), std::string::npos) << lines[0];
+  EXPECT_NE(lines[0].find("latency_us_p99_9"), std::string::npos) << lines[0];
+  const ProgramResult table =
+      Run({"bench", "--k", "64", "--n", "64", "--rows", "1", "--requests", "20", "--verify", "1"});
+  EXPECT_NE(table.out.find("GOPS"), std::string::npos) << table.out;
+  EXPECT_NE(table.out.find("0 of 20 replies"), std::string::npos) << table.out;
+}
+
+TEST_F(Live, BenchRefusesWhatDoesNotFit) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {"--mix", "1"},           {"--mix", "1:0.5,0:0.5"}, {"--mix", "1:1", "--rows", "1"},
+      {"--shape", "64"},        {"--shape", "64x0"},      {"--rate", "10", "--concurrency", "1"},
+      {"--arrivals", "bursty"}, {"--threads", "1"},       {"--in-process", "--rate", "5"},
+      {"--verify", "2"}};
+  for (std::vector<std::string> words : wrong) {
+    words.insert(words.begin(), "bench");
+    const ProgramResult r = Run(words);
+    EXPECT_EQ(r.exit_code, 2) << words[1] << ": " << r.err;
+    EXPECT_NE(r.err.find("--"), std::string::npos) << r.err;
+  }
+  const auto w = Random(kK * kN, 1);
+  ASSERT_TRUE(Register("bench-named", w).ok());
+  EXPECT_EQ(Run({"bench", "--weight", "bench-named", "--verify", "1"}).exit_code, 2);
+  EXPECT_EQ(Run({"bench", "--weight", "bench-named", "--rows", "1", "--requests", "5"}).exit_code,
+            0);
+  EXPECT_EQ(Run({"bench", "--weight", "nobody", "--requests", "5"}).exit_code, 6);
+}
+
+// The file is what the SDK would send: each message parses, and the server answers it.
+TEST_F(Live, GenLoadWritesMessagesWithTheirLengths) {
+  const auto w = Random(kK * kN, 13);
+  ASSERT_TRUE(Register("gen", w).ok());
+  const auto folder = std::filesystem::path(::testing::TempDir());
+  const std::string path = (folder / ("qmatmul-gen-" + std::to_string(getpid()))).string();
+  const ProgramResult r = Run({"gen-load", path, "--weight", "gen", "--mix", "1:0.75,5:0.25",
+                               "--count", "40", "--seed", "3", "--json"});
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  std::ifstream file(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  EXPECT_EQ(json::parse(r.out).at("bytes"), bytes.size());
+  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
+  std::map<int64_t, int> rows;
+  v1::MatMulRequest request;
+  bool end = false;
+  while (google::protobuf::util::ParseDelimitedFromZeroCopyStream(&request, &stream, &end)) {
+    ++rows[request.activations().shape(0)];
+    EXPECT_EQ(request.weights(0), "weights/gen");
+    EXPECT_EQ(static_cast<int64_t>(request.activations().data().size()),
+              request.activations().shape(0) * kK);
+    request.Clear();  // parsing adds to what is there
+  }
+  EXPECT_TRUE(end);
+  EXPECT_EQ(rows, (std::map<int64_t, int>{{1, 30}, {5, 10}}));
+  EXPECT_EQ(Run({"gen-load", path, "--weight", "nobody"}).exit_code, 6);
+  EXPECT_EQ(Run({"gen-load", path}).exit_code, 2);
+  std::filesystem::remove(path);
 }
 
 // The lines of client/README.md: x = (127, 0, -127) * 0.01; y = 0.01 * 127 * (-4 * 0.5, 4 * 0.25).

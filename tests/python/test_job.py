@@ -102,6 +102,22 @@ def test_a_weight_that_is_not_what_was_registered_is_seen():
     assert (service.sums.wrong, service.floats.wrong) == (5, 5)
 
 
+def test_the_parts_of_the_time_sum_to_all_of_it():
+    service = job.Service(None, [], call_s=5.0, client_s=1.0, queue_s=0.5, kernel_s=2.0, check_s=10.0, calls=3)
+    times = service.times(17.0, onnxruntime_s=4.0)
+    assert times["wall_s"] == 7.0 and times["onnxruntime_s"] == 4.0 and times["calls"] == 3
+    assert [times[part + "_s"] for part in ("numpy", "client", "wire", "queue", "kernel")] == [2.0, 1.0, 1.5, 0.5, 2.0]
+
+
+def test_products_of_one_run_count_its_time_once():
+    service = job.Service(None, [])
+    one = qmatmul.Execution("", "", 1, "cpu", "numpy", "", 1, 0, 300, 1000, False, 0)
+    service._split([one, one, one])
+    assert (round(service.kernel_s * 1e9), round(service.queue_s * 1e9)) == (1000, 300)
+    service._split([one, dataclasses.replace(one, compute_ns=2000)])
+    assert (round(service.kernel_s * 1e9), round(service.queue_s * 1e9)) == (4000, 600)
+
+
 GOOD = dict(cosine_min=0.99, cosine_mean=0.997, top1=15, queries=20, kernel_gops=1.0)
 
 

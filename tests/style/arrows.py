@@ -40,7 +40,7 @@ RULES = [
          "wire turns bytes into views; it neither serves nor logs"),
     Rule(r"server/.*", r"server/.*|kernels/[a-z_]+\.h|qmatmul/.*|google/.*|grpc/.*", r"kernels/[a-z]+/.*",
          "the server reaches the kernels library by its own headers"),
-    Rule(r"client/(client|types|status)\.h", r"client/(client|types|status)\.h", _SERVICE_LIBRARIES,
+    Rule(r"client/(client|types|status|load\w*)\.h", r"client/(client|types|status|load\w*)\.h", _SERVICE_LIBRARIES,
          "no proto or gRPC type in the SDK's headers"),
     Rule(r"client/cli/.*", r"client/.*|kernels/.*|qmatmul/.*", r"server/.*",
          "the program knows the SDK and the kernels"),
