@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "client/convert.h"
+#include "client/message.h"
 #include "google/rpc/status.pb.h"
 
 namespace qmatmul::client {
@@ -97,15 +98,11 @@ EncodedCall EncodedCall::Of(std::string method, std::span<const std::byte> messa
 
 EncodedCall EncodedCall::MatMul(std::span<const Product> products, const Activations& activations,
                                 const MatMulOptions& options) {
-  v1::MatMulRequest request;
-  for (const Product& product : products) {
-    request.add_weights(ResourceName(product.weight));
-    ToProto(product.output, request.add_outputs());
-  }
-  ToProto(activations, request.mutable_activations());
-  ToProto(options, request.mutable_options());
-  const std::string bytes = request.SerializeAsString();
-  EncodedCall call = Of(kMatMulMethod, std::as_bytes(std::span(bytes)));
+  const Question question{products, &activations, &options};
+  grpc::Slice bytes;
+  // A slice that borrows the payload must not outlive it; one that is gathered owns it.
+  RequestOf(question, question.all()).DumpToSingleSlice(&bytes);
+  EncodedCall call = Of(kMatMulMethod, std::as_bytes(std::span(bytes.begin(), bytes.size())));
   auto parts = std::make_shared<Parts>(*call.parts_);
   if (!products.empty()) parts->weight = products[0].weight;
   call.parts_ = std::move(parts);
@@ -155,9 +152,8 @@ Result<std::vector<Output>> LoadReply::Outputs() const {
   }
   std::vector<Output> outputs;
   for (v1::OutputTensor& tensor : *response->mutable_outputs()) {
-    auto output = TakeOutput(&tensor, {});
-    if (!output.ok()) return output.status();
-    outputs.push_back(std::move(*output));
+    outputs.push_back(FromProto(tensor));
+    outputs.back().bytes = std::move(*tensor.mutable_data());
   }
   return outputs;
 }
