@@ -15,6 +15,7 @@
 //   4. No exception crosses this door; faults are returned. Out of memory is a Fault, not an abort.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -97,8 +98,13 @@ class Packer {
 // Where one output of a segment's request goes and what became of it. Views of the whole request.
 struct SegmentOutput {
   Epilogue epilogue;
-  OutputView view;
-  Outcome outcome;
+  OutputView view;  // [rows, n]; with top_k [rows, top_k]
+  Outcome outcome;  // looks at all n columns, with top_k too
+  // 1 … n: only the greatest of each finished row (numerics §6), greatest first, -0 = +0, ties to the
+  // lower column, and at `indices` their columns: int32 [rows, top_k], dense, rows of the request, not
+  // necessarily aligned. 0: all columns, and no indices.
+  int64_t top_k = 0;
+  std::byte* indices = nullptr;
   // When not empty: row_checks[m] receives c[m] = Σ_n acc[m][n]·r[n] mod 2⁶⁴ (numerics §7), for r
   // of Work::Step::check_vectors.
   std::span<uint64_t> row_checks;
@@ -111,15 +117,19 @@ struct RowSegment {
   int64_t row_begin = 0;  // rows [row_begin, row_begin + rows) of the request
   int64_t rows = 0;
   std::span<SegmentOutput> outputs;  // one per weight of the (last) step
-  // Dynamic quantization: receives sa of each row of the request when not empty.
+  // A chain: one for each step but the last, of dtype kF32; activation and skip_bias are as free as in
+  // an output's.
+  std::span<const Epilogue> intermediates;
+  // Dynamic quantization (of a chain: by its last step, if that is W8A8): receives sa of each row of the
+  // request when not empty.
   std::span<float> scales_used;
-  // Set by Run when this segment's own input was refused (ACTIVATION_RANGE); its outputs are then
-  // void.
+  // Set by Run when this segment's own input, or one of its intermediate results, was refused
+  // (ACTIVATION_RANGE); its outputs are then void.
   Fault fault;
 };
 
 struct WorkStep {
-  std::span<const std::shared_ptr<const PackedWeight>> weights;  // 1 … 16, sharing K
+  std::span<const std::shared_ptr<const PackedWeight>> weights;  // 1 … 16, sharing K; in a chain 1
   Arithmetic arithmetic = Arithmetic::kW8A8;
   // One per weight when a segment asks for row_checks: r[n] in [1, 2³¹).
   std::span<const std::span<const uint32_t>> check_vectors;
@@ -127,21 +137,27 @@ struct WorkStep {
 
 struct Work {
   std::span<RowSegment> segments;
-  std::span<const WorkStep> steps;  // one; a chain has several
-  std::string_view kernel;          // forced kernel name; empty: the device chooses by rows
-  int threads_max = 0;              // 0: the whole team; 1: the calling thread alone
+  // One. A chain (numerics §6) has 2 … kChainStepsMax, the k of each the n before it: every result but
+  // the last stays here, in F32, and is the next step's activations (quantized dynamically for W8A8).
+  std::span<const WorkStep> steps;
+  std::string_view kernel;  // forced kernel name; empty: the device chooses by rows
+  int threads_max = 0;      // 0: the whole team; 1: the calling thread alone
 };
 
 // What a Run did.
 struct RunReport {
   std::string_view kernel;  // of the first weight
-  // By weight of the step: the kernel that computed it. Names live as long as the device.
-  std::array<std::string_view, kWeightsPerCallMax> kernels;
+  // The kernel that computed each weight of the step; of a chain, each step. Names live as long as the
+  // device.
+  std::array<std::string_view, std::max(kWeightsPerCallMax, kChainStepsMax)> kernels;
   // Why a slower way than the best was taken: "quarantine"; empty when it was not.
   std::string_view fallback;
   int64_t rows = 0;
   int64_t padded_rows = 0;
-  int64_t pack_ns = 0;     // gathering and quantizing the activations
+  // Rows gathered and packed: `rows`, and again for weights whose kernels read another packed form, and
+  // for every step of a chain.
+  int64_t packed_rows = 0;
+  int64_t pack_ns = 0;     // gathering and quantizing the activations, where it is worth timing
   int64_t compute_ns = 0;  // all of it, packing included
 };
 

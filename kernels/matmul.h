@@ -42,6 +42,7 @@ inline constexpr int64_t kInnerMax = 131'071;
 inline constexpr int64_t kInnerMaxWide = 65'793;
 inline constexpr int64_t kColumnsMax = int64_t{1} << 24;
 inline constexpr int kWeightsPerCallMax = 16;
+inline constexpr int kChainStepsMax = 16;
 
 // Bits an element takes in a plain tensor; 0 for kUnspecified.
 int BitsOf(DataType dtype);
@@ -152,10 +153,11 @@ struct Epilogue {
   bool raw() const { return dtype == DataType::kInt32 || (!IsFloat(dtype) && !scaled); }
 };
 
-// Where the output of one request and weight goes, in memory the caller owns: [rows, n], dense.
+// Where the output of one request and weight goes, in memory the caller owns: [rows, n], dense, or
+// [rows, top_k].
 struct OutputView {
   std::byte* data = nullptr;
-  int64_t row_bytes = 0;  // n * element size, or more
+  int64_t row_bytes = 0;  // columns * element size, or more
 };
 
 // What the epilogue saw while it wrote one output.

@@ -28,8 +28,17 @@ struct Options {
   std::string calibration_file;
   int64_t message_bytes_max = 0;
   int64_t streams_per_connection_max = 0;
+  int64_t stream_requests_max = 0;
   int64_t queue_requests_max = 0;
+  int64_t queue_rows_max = 0;
+  int64_t queue_weight_rows_max = 0;
+  int64_t queue_weight_bytes_max = 0;
+  int64_t batch_rows_max = 0;
+  int64_t batch_us_max = 0;
+  int64_t batch_delay_us_max = 0;
+  int64_t tile_us_max = 0;
   int64_t in_flight_bytes_max = 0;
+  int64_t reply_pool_bytes_max = 0;
   int64_t weight_bytes_max = 0;
   int64_t uploads_max = 0;
   int64_t threads = 0;

@@ -36,7 +36,14 @@ constexpr int64_t kEnvelopeBytes = 64 << 10;
 EngineOptions EngineOptionsOf(const Options& options,
                               const std::vector<std::unique_ptr<Device>>& devices) {
   EngineOptions engine;
-  engine.queue_requests_max = options.queue_requests_max;
+  engine.batcher.requests_max = options.queue_requests_max;
+  engine.batcher.rows_max = options.queue_rows_max;
+  engine.batcher.weight_rows_max = options.queue_weight_rows_max;
+  engine.batcher.weight_bytes_max = options.queue_weight_bytes_max;
+  engine.batcher.batch_rows_max = options.batch_rows_max;
+  engine.batcher.batch_ns_max = options.batch_us_max * 1000;
+  engine.batcher.delay_ns_max = options.batch_delay_us_max * 1000;
+  engine.batcher.tile_ns_max = options.tile_us_max * 1000;
   engine.in_flight_bytes_max = options.in_flight_bytes_max;
   engine.weight_bytes_max = options.weight_bytes_max;
   if (engine.weight_bytes_max == 0)
@@ -67,6 +74,7 @@ std::string WithPort(const std::string& address, int port) {
 struct Server::Parts {
   Parts(const Options& options, std::vector<std::unique_ptr<Device>> devices)
       : engine_options(EngineOptionsOf(options, devices)),
+        replies(options.reply_pool_bytes_max),
         engine(std::move(devices), engine_options, clock) {}
 
   // Remembers the counters once a second, so that "over the last 10 s" means something.
@@ -86,9 +94,10 @@ struct Server::Parts {
 
   const SystemClock clock;
   const EngineOptions engine_options;
+  ReplyPool replies;
   Engine engine;
   Loader loader;
-  ServiceContext context{engine, loader};
+  ServiceContext context{engine, loader, replies};
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<grpc::Server> grpc;
   std::shared_ptr<MetricsPage> page;
@@ -117,6 +126,7 @@ std::unique_ptr<Server> Server::Start(const Options& options,
   std::unique_ptr<Server> server(new Server(std::make_unique<Parts>(options, std::move(devices))));
   Parts& parts = *server->parts_;
   parts.context.message_bytes_max = options.message_bytes_max;
+  parts.context.stream_requests_max = options.stream_requests_max;
   parts.context.uploads_max = options.uploads_max;
   parts.context.start_ns = parts.clock.NowNs();
   parts.drain_max = std::chrono::milliseconds(options.drain_ms_max);

@@ -16,6 +16,7 @@
 
 #include "server/engine/engine.h"
 #include "server/engine/loader.h"
+#include "server/reply_pool.h"
 
 namespace grpc {
 class Service;
@@ -27,7 +28,9 @@ namespace qmatmul {
 struct ServiceContext {
   Engine& engine;
   Loader& loader;
+  ReplyPool& replies;
   int64_t message_bytes_max = 0;
+  int64_t stream_requests_max = 0;
   int64_t uploads_max = 0;
   int64_t start_ns = 0;  // of the server, on the engine's clock
 
@@ -50,7 +53,9 @@ class CallCount {
   std::atomic<int64_t>& count_;
 };
 
-// A Status as gRPC sends it. Errors are counted by reason, and logged at most once a second.
+// Counts an error by its reason, and logs it unless another was logged within a second.
+void CountRefusal(ServiceContext& context, const Status& status);
+// A Status as gRPC sends it; errors are counted.
 grpc::Status ToGrpc(ServiceContext& context, const Status& status);
 
 std::unique_ptr<grpc::Service> MakeWeightService(ServiceContext& context);

@@ -3,8 +3,8 @@
 // checked once and is trusted from then on.
 //
 // Thread-safety: free functions without shared state. Ownership: views in a Request point into the
-// message it was read from, into its MatMulBuffers and into its reply, which the caller keeps until
-// the request is completed.
+// payload it was read from and into its MatMulBuffers, which the caller keeps until the request is
+// completed; the envelope may go at once.
 //
 // Invariants
 //   1. A request that passes has sizes that agree with its bytes and its weights, and values that
@@ -23,6 +23,7 @@
 #include "server/engine/request.h"
 #include "server/engine/status.h"
 #include "server/engine/weight_store.h"
+#include "server/reply_pool.h"
 
 namespace qmatmul::v1 {
 class ExplainRequest;
@@ -38,26 +39,47 @@ namespace qmatmul {
 // A chunk of an upload is at most this (CHUNK_TOO_LARGE). Part of the contract, so no option.
 inline constexpr int64_t kChunkBytesMax = int64_t{1} << 20;
 
-// What the views of a Request point into, beside the messages.
+// What the views of a Request point into, beside the payload.
 struct MatMulBuffers {
-  ByteSpan payload;
+  // Where one output goes: its elements, and for top_k its columns.
+  struct Output {
+    ReplyPool::Block data;
+    ReplyPool::Block indices;
+    int64_t data_bytes = 0;
+    int64_t indices_bytes = 0;
+  };
+  std::vector<ByteSpan> payload;
+  std::string gathered;      // the payload, when it could not be left where it was
+  int64_t copied_bytes = 0;  // of the payload, beyond the one gather that packing is
+  std::string device;
+  std::string kernel;
   std::vector<float> scales;
   std::vector<int32_t> zero_points;
   std::vector<float> scales_used;
+  std::vector<Output> outputs;
 };
 
-// The answers' sizes are known from here on: request->bytes is input and output.
+// `envelope` is the message without its payload, which is in buffers->payload (wire_split.h). The
+// answers' sizes are known from here on: request->bytes is input and output.
 //   kInvalidArgument   a field of the message
 //   kNotFound          WEIGHT_UNKNOWN
 //   kResourceExhausted REPLY_TOO_LARGE
-//   kUnimplemented     CHAIN_UNIMPLEMENTED, TOP_K_UNIMPLEMENTED, VERIFY_UNIMPLEMENTED
-Status ParseMatMul(const v1::MatMulRequest& message, const WeightStore& weights,
+//   kUnimplemented     VERIFY_UNIMPLEMENTED
+Status ParseMatMul(const v1::MatMulRequest& envelope, const WeightStore& weights,
                    int64_t reply_bytes_max, MatMulBuffers* buffers, Request* request);
-// Sizes the reply and points the request's output views into it. After ParseMatMul and admission.
-void AllocateReply(Request* request, MatMulBuffers* buffers, v1::MatMulResponse* reply);
-// Says in the reply what was done. After the request was completed without error.
-void DescribeExecution(const Request& request, const MatMulBuffers& buffers,
-                       v1::MatMulResponse* reply);
+// Takes memory for the answer and points the request's output views into it. After ParseMatMul and
+// admission. kResourceExhausted REPLY_MEMORY.
+Status AllocateReply(ReplyPool* pool, Request* request, MatMulBuffers* buffers);
+
+// A stretch of a serialized MatMulResponse: bytes of `head`, then `bytes` of the block, if any.
+struct ReplyPiece {
+  std::string head;
+  ReplyPool::Block block;
+  int64_t bytes = 0;
+};
+// The serialized MatMulResponse, with what was done in it; takes the blocks. After the request was
+// completed without error.
+std::vector<ReplyPiece> BuildReply(const Request& request, MatMulBuffers* buffers);
 
 // What an Explain asks; `query`'s views point into the message and into `weights`.
 struct ExplainQuestion {

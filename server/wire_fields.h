@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "qmatmul/v1/qmatmul.pb.h"
+#include "server/engine/request.h"
 #include "server/engine/status.h"
 
 namespace qmatmul {
@@ -29,6 +30,10 @@ Status ReadActivation(v1::Activation value, const std::string& field, Activation
 bool ScaleInRange(float scale);
 // The values, widened to fp32, not yet looked at. DTYPE_MISSING, SCALE_DTYPE, BYTES_MISMATCH.
 Status ReadScales(const v1::Scales& message, const std::string& field, std::vector<float>* scales);
+
+// Sets request->bytes, input and output. REPLY_TOO_LARGE: the reply must pass the same limit as a
+// request, or gRPC would drop a finished answer.
+Status MeasureReply(int64_t reply_bytes_max, Request* request);
 
 v1::DataType ToWire(DataType dtype);
 v1::Layout ToWire(Layout layout);

@@ -1,6 +1,5 @@
 // MatMul and Explain on the wire. Declared in wire.h.
 #include <algorithm>
-#include <cstring>
 
 #include "server/wire.h"
 #include "server/wire_fields.h"
@@ -104,7 +103,13 @@ Status ReadShape(const v1::ActivationTensor& message, ActivationView* view) {
   return {};
 }
 
-Status CheckPayload(const v1::ActivationTensor& message, const std::vector<WeightPtr>& weights,
+int64_t BytesOf(std::span<const ByteSpan> pieces) {
+  int64_t bytes = 0;
+  for (const ByteSpan& piece : pieces) bytes += static_cast<int64_t>(piece.bytes);
+  return bytes;
+}
+
+Status CheckPayload(const std::vector<ByteSpan>& payload, const std::vector<WeightPtr>& weights,
                     const ActivationView& view) {
   const int64_t k = weights.front()->content->spec.k;
   if (view.k != k)
@@ -112,7 +117,7 @@ Status CheckPayload(const v1::ActivationTensor& message, const std::vector<Weigh
                    "activations have K = " + Num(view.k) + ", the weights have k = " + Num(k),
                    Num(view.k), Num(k));
   const int64_t row_bytes = k * BitsOf(view.dtype) / 8;
-  const auto bytes = static_cast<int64_t>(message.data().size());
+  const int64_t bytes = BytesOf(payload);
   if (static_cast<Wide>(view.rows) * row_bytes == bytes) return {};
   return Invalid("BYTES_MISMATCH", "activations.data",
                  Num(bytes) + " bytes are not [" + Num(view.rows) + ", " + Num(k) + "] of " +
@@ -205,7 +210,7 @@ Status CheckInnerDimension(const ActivationView& view) {
 Status ReadActivations(const v1::ActivationTensor& message, const std::vector<WeightPtr>& weights,
                        Arithmetic arithmetic, MatMulBuffers* buffers, ActivationView* view) {
   if (Status status = ReadShape(message, view); !status.ok()) return status;
-  if (Status status = CheckPayload(message, weights, *view); !status.ok()) return status;
+  if (Status status = CheckPayload(buffers->payload, weights, *view); !status.ok()) return status;
   Status status = CheckQuantization(message, !IsFloat(view->dtype), arithmetic);
   if (!status.ok()) return status;
   if (message.has_static_scales()) {
@@ -214,9 +219,7 @@ Status ReadActivations(const v1::ActivationTensor& message, const std::vector<We
   if (message.has_dynamic()) view->quantization = Quantization::kDynamic;
   if (status = ReadZeroPoints(message, buffers, view); !status.ok()) return status;
   if (status = CheckInnerDimension(*view); !status.ok()) return status;
-  buffers->payload = {reinterpret_cast<const std::byte*>(message.data().data()),
-                      message.data().size()};
-  view->bytes = {&buffers->payload, 1};
+  view->bytes = buffers->payload;
   return {};
 }
 
@@ -297,7 +300,6 @@ Status ReadOutput(const v1::OutputSpec& message, const WeightSpec& weight, Arith
     return Invalid("TOP_K", field + ".top_k",
                    "top_k = " + Num(message.top_k()) + " is outside 0 ... n = " + Num(weight.n),
                    Num(message.top_k()), Num(weight.n));
-  if (message.top_k() > 0) return Unimplemented("TOP_K_UNIMPLEMENTED", "top_k", field + ".top_k");
   return {};
 }
 
@@ -316,117 +318,106 @@ Status ReadOutputs(const google::protobuf::RepeatedPtrField<v1::OutputSpec>& mes
         ReadOutput(messages[i], request->weights[at]->content->spec, request->arithmetic,
                    At("outputs", i), &request->outputs[at].epilogue);
     if (!status.ok()) return status;
+    request->outputs[at].top_k = messages[i].top_k();
   }
   return {};
 }
 
-int64_t RowBytes(const SegmentOutput& output, const Weight& weight) {
-  return weight.content->spec.n * BitsOf(output.epilogue.dtype) / 8;
-}
+// --- Chains. ---
 
-// The reply must pass the same limit as a request, or gRPC would drop a finished answer.
-Status MeasureReply(int64_t reply_bytes_max, Request* request) {
-  Wide bytes = 0;
-  for (size_t i = 0; i < request->outputs.size(); ++i)
-    bytes += static_cast<Wide>(request->activations.rows) *
-             RowBytes(request->outputs[i], *request->weights[i]);
-  if (bytes > reply_bytes_max) {
-    const std::string size =
-        bytes > INT64_MAX ? "more than 2^63" : Num(static_cast<int64_t>(bytes));
-    return Status{Code::kResourceExhausted, "REPLY_TOO_LARGE",
-                  "the reply would hold " + size + " bytes, the limit is " + Num(reply_bytes_max) +
-                      "; split the call by rows"}
-        .With("value", size)
-        .With("limit", Num(reply_bytes_max));
-  }
-  request->bytes =
-      static_cast<int64_t>(bytes) + static_cast<int64_t>(request->activations.bytes.front().bytes);
+// The first step's output is what the second one takes: floats, all of them.
+Status CheckIntermediate(const SegmentOutput& output, const std::string& field) {
+  if (output.epilogue.dtype != DataType::kF32)
+    return OutputSpecFault(field + ".dtype",
+                           "a step of a chain that another follows gives F32, not " +
+                               std::string(NameOf(output.epilogue.dtype)));
+  if (output.top_k > 0)
+    return OutputSpecFault(field + ".top_k", "only the last step of a chain takes top_k");
   return {};
 }
 
-// A raw sum of float activations means nothing without the scale its row was quantized by.
-bool CarriesScales(const Request& request, const SegmentOutput& output) {
-  return IsFloat(request.activations.dtype) && output.epilogue.raw();
+Status ReadLink(const v1::ChainStep& message, const WeightStore& store, int64_t k, int index,
+                ChainLink* link) {
+  std::string_view id;
+  const std::string field = At("then", index, ".weight");
+  if (Status status = ParseWeightName(message.weight(), field, &id); !status.ok()) return status;
+  link->weight = store.Find(id);
+  if (link->weight == nullptr) return WeightUnknown(id);
+  const int64_t own = link->weight->content->spec.k;
+  if (own != k)
+    return Invalid("K_MISMATCH", field,
+                   message.weight() + " has k = " + Num(own) +
+                       ", the step before gives n = " + Num(k) + "; they must agree",
+                   Num(own), Num(k));
+  switch (message.arithmetic()) {
+    case v1::ARITHMETIC_W8A8: link->arithmetic = Arithmetic::kW8A8; return {};
+    case v1::ARITHMETIC_W8A32: link->arithmetic = Arithmetic::kW8A32; return {};
+    case v1::ARITHMETIC_UNSPECIFIED:
+      return Invalid("ARITHMETIC_MISSING", At("then", index, ".arithmetic"),
+                     "a step takes floats, so it needs W8A8 or W8A32; it is never guessed");
+    default:
+      return Invalid("ENUM_UNKNOWN", At("then", index, ".arithmetic"),
+                     Num(message.arithmetic()) + " is no value of Arithmetic",
+                     Num(message.arithmetic()));
+  }
 }
 
-void WriteScales(const Request& request, const MatMulBuffers& buffers, v1::Scales* message) {
-  const auto rows = static_cast<size_t>(request.activations.rows);
-  std::string* data = message->mutable_data();
-  message->set_dtype(v1::DATA_TYPE_F32);
-  data->resize(rows * sizeof(float));
-  for (size_t m = 0; m < rows; ++m) {
-    const float scale = buffers.scales_used.empty()
-                            ? request.activations.scale(static_cast<int64_t>(m))
-                            : buffers.scales_used[m];
-    std::memcpy(data->data() + m * sizeof(float), &scale, sizeof scale);
+Status ReadChain(const google::protobuf::RepeatedPtrField<v1::ChainStep>& messages,
+                 const WeightStore& store, Request* request) {
+  if (messages.empty()) return {};
+  if (messages.size() >= kChainStepsMax)
+    return Invalid("CHAIN_LENGTH", "then",
+                   Num(messages.size()) + " steps after the first; a chain has at most " +
+                       Num(kChainStepsMax) + " in all",
+                   Num(messages.size()), Num(kChainStepsMax - 1));
+  if (request->weights.size() != 1)
+    return Invalid("WEIGHT_COUNT", "weights",
+                   Num(static_cast<int64_t>(request->weights.size())) +
+                       " weights; a chain continues on the output of one",
+                   Num(static_cast<int64_t>(request->weights.size())), "1");
+  SegmentOutput last = request->outputs.front();
+  std::string field = "outputs[0]";
+  int64_t k = request->weights.front()->content->spec.n;
+  for (int i = 0; i < messages.size(); ++i) {
+    if (Status status = CheckIntermediate(last, field); !status.ok()) return status;
+    request->intermediates.push_back(last.epilogue);
+    ChainLink& link = request->then.emplace_back();
+    if (Status status = ReadLink(messages[i], store, k, i, &link); !status.ok()) return status;
+    field = At("then", i, ".output");
+    last = {};
+    const WeightSpec& spec = link.weight->content->spec;
+    Status status = ReadOutput(messages[i].output(), spec, link.arithmetic, field, &last.epilogue);
+    if (!status.ok()) return status;
+    last.top_k = messages[i].output().top_k();
+    k = spec.n;
   }
+  request->outputs.front() = last;
+  return {};
 }
 
 }  // namespace
 
-Status ParseMatMul(const v1::MatMulRequest& message, const WeightStore& weights,
+Status ParseMatMul(const v1::MatMulRequest& envelope, const WeightStore& weights,
                    int64_t reply_bytes_max, MatMulBuffers* buffers, Request* request) {
-  if (message.then_size() > 0)
-    return Unimplemented("CHAIN_UNIMPLEMENTED", "a chain (then)", "then");
   ActivationView& view = request->activations;
-  Status status = FindWeights(message.weights(), weights, &request->weights);
+  const v1::ActivationTensor& activations = envelope.activations();
+  Status status = FindWeights(envelope.weights(), weights, &request->weights);
   if (!status.ok()) return status;
-  if (status = ReadActivationType(message.activations().dtype(), "activations.dtype", &view.dtype);
+  if (status = ReadActivationType(activations.dtype(), "activations.dtype", &view.dtype);
       !status.ok())
     return status;
-  if (status = ReadOptions(message.options(), !IsFloat(view.dtype), &request->arithmetic);
+  if (status = ReadOptions(envelope.options(), !IsFloat(view.dtype), &request->arithmetic);
       !status.ok())
     return status;
-  status =
-      ReadActivations(message.activations(), request->weights, request->arithmetic, buffers, &view);
+  status = ReadActivations(activations, request->weights, request->arithmetic, buffers, &view);
   if (!status.ok()) return status;
-  if (status = ReadOutputs(message.outputs(), request); !status.ok()) return status;
-  request->device = message.options().device();
-  request->kernel = message.options().kernel();
+  if (status = ReadOutputs(envelope.outputs(), request); !status.ok()) return status;
+  if (status = ReadChain(envelope.then(), weights, request); !status.ok()) return status;
+  buffers->device = envelope.options().device();
+  buffers->kernel = envelope.options().kernel();
+  request->device = buffers->device;
+  request->kernel = buffers->kernel;
   return MeasureReply(reply_bytes_max, request);
-}
-
-void AllocateReply(Request* request, MatMulBuffers* buffers, v1::MatMulResponse* reply) {
-  const int64_t rows = request->activations.rows;
-  bool carries_scales = false;
-  for (size_t i = 0; i < request->outputs.size(); ++i) {
-    SegmentOutput& output = request->outputs[i];
-    const int64_t row_bytes = RowBytes(output, *request->weights[i]);
-    v1::OutputTensor* tensor = reply->add_outputs();
-    tensor->set_dtype(ToWire(output.epilogue.dtype));
-    tensor->add_shape(rows);
-    tensor->add_shape(request->weights[i]->content->spec.n);
-    tensor->mutable_data()->resize(static_cast<size_t>(rows * row_bytes));
-    output.view = {reinterpret_cast<std::byte*>(tensor->mutable_data()->data()), row_bytes};
-    carries_scales = carries_scales || CarriesScales(*request, output);
-  }
-  if (carries_scales && request->activations.quantization == Quantization::kDynamic) {
-    buffers->scales_used.resize(static_cast<size_t>(rows));
-    request->scales_used = buffers->scales_used;
-  }
-}
-
-void DescribeExecution(const Request& request, const MatMulBuffers& buffers,
-                       v1::MatMulResponse* reply) {
-  const Execution& done = request.execution;
-  for (size_t i = 0; i < request.outputs.size(); ++i) {
-    const SegmentOutput& output = request.outputs[i];
-    v1::OutputTensor* tensor = reply->mutable_outputs(static_cast<int>(i));
-    if (CarriesScales(request, output))
-      WriteScales(request, buffers, tensor->mutable_activation_scales());
-    v1::Execution* execution = tensor->mutable_execution();
-    execution->set_weight("weights/" + request.weights[i]->id);
-    execution->set_digest(request.weights[i]->content->digest);
-    execution->set_generation(request.weights[i]->content->generation);
-    execution->set_device(done.device.data(), done.device.size());
-    execution->set_kernel(done.kernels[i].data(), done.kernels[i].size());
-    if (!IsFloat(output.epilogue.dtype)) execution->set_overflow(ToWire(output.epilogue.overflow));
-    execution->set_batch_rows(done.batch_rows);
-    execution->set_padded_rows(done.padded_rows);
-    execution->set_queue_ns(done.queue_ns);
-    execution->set_compute_ns(done.compute_ns);
-    execution->set_overflow_count(output.outcome.overflow_count);
-  }
 }
 
 Status ParseExplain(const v1::ExplainRequest& message, const WeightStore& weights,

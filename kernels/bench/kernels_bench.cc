@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "kernels/bench/call_cost.h"
 #include "kernels/bench/contest.h"
 #include "kernels/bench/roof.h"
+#include "kernels/bench/team_contest.h"
 #include "kernels/devices.h"
 
 namespace qmatmul::bench {
@@ -36,6 +38,8 @@ struct Settings {
   DataType activations = DataType::kInt8;
   DataType output = DataType::kInt32;
   double seconds = 2.0;
+  bool call_cost = false;
+  bool teams = false;
   bool json = false;
 };
 
@@ -52,6 +56,8 @@ constexpr char kHelp[] =
     "  --peers onednn,onnxruntime   measure these too, interleaved\n"
     "  --python PATH           interpreter with onnxruntime, default build/venv/bin/python\n"
     "  --seconds S             per shape, default 2\n"
+    "  --call-cost             instead: what a call costs beside its arithmetic, at one row\n"
+    "  --teams                 instead: our thread team beside pthreadpool, by --threads\n"
     "  --json                  one JSON object a line\n"
     "One thread is timed by CPU time, several by wall time. Peers get the int8 problem with int32 "
     "sums.\n";
@@ -108,6 +114,8 @@ Settings Parse(int argc, char** argv) {
     else if (option == "--peers") s.peers = Split(value(), ',');
     else if (option == "--python") s.python = value();
     else if (option == "--seconds") s.seconds = std::atof(value().c_str());
+    else if (option == "--call-cost") s.call_cost = true;
+    else if (option == "--teams") s.teams = true;
     else if (option == "--json") s.json = true;
     else Usage("unknown option '" + option + "'");
   }
@@ -243,6 +251,14 @@ void PrintMeans(const std::vector<std::pair<std::string, double>>& logs,
 
 int Main(int argc, char** argv) {
   const Settings s = Parse(argc, argv);
+  if (s.call_cost) {
+    PrintCallCosts(s.json);
+    return 0;
+  }
+  if (s.teams) {
+    for (const int threads : s.threads) PrintTeams(threads, s.seconds, s.json);
+    return 0;
+  }
   std::vector<std::unique_ptr<Peer>> peers;
   for (const std::string& name : s.peers) {
     auto made = name == "onnxruntime" ? MakeOnnxRuntimePeers(s.python) : MakePeers(name);

@@ -38,26 +38,25 @@ void* Arena::Reserve(size_t bytes) {
   return memory_;
 }
 
-std::vector<Strip> CutStrips(int64_t rows, int mr) {
+void CutStrips(int64_t rows, int mr, std::vector<Strip>* strips) {
   const int64_t count = (rows + mr - 1) / mr;
-  std::vector<Strip> strips;
-  strips.reserve(size_t(count));
+  strips->clear();
   for (int64_t s = 0; s < count; ++s) {
     const int64_t begin = rows * s / count, end = rows * (s + 1) / count;
-    strips.push_back({begin, static_cast<int>(end - begin)});
+    strips->push_back({begin, static_cast<int>(end - begin)});
   }
-  return strips;
 }
 
 ActivationPacker::ActivationPacker(const MicroKernel& kernel, std::span<RowSegment> segments,
-                                   int64_t k, int64_t group_k)
+                                   int64_t k, int64_t group_k, std::vector<int64_t>* first_rows)
     : kernel_(kernel),
       segments_(segments),
       k_(k),
       group_k_(group_k),
       groups_(k / group_k),
-      group_elements_((group_k + kernel.kr - 1) / kernel.kr * kernel.kr) {
-  first_row_.reserve(segments.size());
+      group_elements_((group_k + kernel.kr - 1) / kernel.kr * kernel.kr),
+      first_row_(*first_rows) {
+  first_row_.clear();
   for (const RowSegment& segment : segments) {
     first_row_.push_back(rows_);
     rows_ += segment.rows;

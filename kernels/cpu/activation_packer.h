@@ -47,7 +47,7 @@ struct Strip {
 };
 
 // Cuts `rows` rows into the fewest strips of at most `mr`, as equal as can be.
-std::vector<Strip> CutStrips(int64_t rows, int mr);
+void CutStrips(int64_t rows, int mr, std::vector<Strip>* strips);
 
 class ActivationPacker {
  public:
@@ -57,9 +57,9 @@ class ActivationPacker {
     Arena quantized;  // an int8 row
   };
 
-  // `group_k` divides k.
+  // `group_k` divides k. `first_rows` is memory for this packer alone, kept from one to the next.
   ActivationPacker(const MicroKernel& kernel, std::span<RowSegment> segments, int64_t k,
-                   int64_t group_k);
+                   int64_t group_k, std::vector<int64_t>* first_rows);
 
   int64_t rows() const { return rows_; }
   int64_t groups() const { return groups_; }
@@ -93,7 +93,7 @@ class ActivationPacker {
   int64_t groups_;
   int64_t group_elements_;
   int64_t rows_ = 0;
-  std::vector<int64_t> first_row_;  // of each segment, within the Work
+  std::vector<int64_t>& first_row_;  // of each segment, within the Work
   std::mutex faults_;
 };
 

@@ -168,9 +168,12 @@ int64_t SetOutliersAside(const uint8_t* panel, int64_t lines, uint8_t* clean, Ou
 
 bool Supported(const CpuFeatures& f) { return f.avx2; }
 
+// Without measurements: cleaning a panel pays only when several strips share it.
+constexpr int kRowsMin = 32;
+
 constexpr MicroKernel kKernels[] = {
     {"cpu.avx2_split.s8s8s32.6x16x4", Supported, DataType::kInt8, Arithmetic::kW8A8, Operand::kU8,
-     6, 16, 4, 21, Run, &kRowOps, SetOutliersAside, AddOutliers},
+     6, 16, 4, 21, Run, &kRowOps, SetOutliersAside, AddOutliers, kRowsMin},
 };
 
 }  // namespace

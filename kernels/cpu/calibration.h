@@ -4,7 +4,8 @@
 // Model: T = call + pack·rows·K + max(Σ_strips line_ns[height]·lines·panels / members, weight bytes / read
 // rate) + finish·rows·N + hand-over to a second member. Micro-kernels are timed on data in L1, memory by
 // reading; the model then knows every shape, and its predictions are checked against whole products by
-// tests (tests/kernels/calibration_test.cc).
+// tests (tests/kernels/calibration_test.cc). A kernel that sets outliers aside reads the weight while it
+// cleans it, so that reading is added to computing there, and pays for every outlier it finds.
 //
 // The file is text: a key (CPU, build, kernel table), the numbers, a checksum. It is written beside its
 // place and renamed, so a process killed half-way leaves the old one or none. Another key, a missing file
@@ -45,9 +46,12 @@ struct KernelCost {
   // A strip of `height` rows against one line of one panel, in L1, ns. [0] is unused.
   std::array<double, kStripRowsMax + 1> line_ns{};
   double pack_ns = 0;  // per activation value, int8
-  // Kernels that set outliers aside: cleaning a line of a panel, and adding one outlier to a strip.
+  // Kernels that set outliers aside: cleaning a line of a panel that has none, setting one aside, adding
+  // one to a strip, and what a call that adds any takes beside them.
   double clean_ns = 0;
-  double outlier_ns = 0;
+  double aside_ns = 0;
+  double add_ns = 0;
+  double add_call_ns = 0;
 };
 
 // The machine's.
@@ -75,6 +79,13 @@ class Calibration {
 
   // Predicted time of one product; empty when the kernel was not measured.
   std::optional<double> ProductNs(const MicroKernel& kernel, const KernelQuery& query) const;
+  // Its two parts: what one member works on it, whatever query.members says, and what a Run of such work
+  // takes with so many members. Since members only share the work, either one of them or all are best.
+  double WorkNs(const MicroKernel& kernel, const KernelCost& cost, const KernelQuery& query) const;
+  double RunNs(double work_ns, int members) const {
+    const double wake = members > 1 ? machine_.hand_over_ns : 0;
+    return machine_.call_ns + wake + work_ns / members;
+  }
 
   // What the file holds, checksum included.
   std::string Print(const std::string& key) const;

@@ -5,12 +5,18 @@
 #include <chrono>
 #include <cstdlib>
 #include <limits>
+#include <typeinfo>
+#include <utility>
 
 #include "kernels/cpu/self_test.h"
 #include "kernels/cpu/tile_loop.h"
+#include "kernels/stages.h"
 
 namespace qmatmul::cpu {
 namespace {
+
+// Work that was never measured is taken for long: every member joins.
+constexpr double kUnmeasuredNs = 1e9;
 
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
@@ -26,18 +32,6 @@ int64_t RowsOf(std::span<const RowSegment> segments) {
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.rows;
   return rows;
-}
-
-// Adds a weight to the lot that shares its kernel and grouping.
-void AddToLots(const MicroKernel& kernel, size_t index, const CpuPackedWeight* weight,
-               std::vector<Lot>* lots) {
-  const auto same = [&](const Lot& lot) {
-    return lot.kernel == &kernel && lot.group_k == weight->group_k();
-  };
-  auto lot = std::find_if(lots->begin(), lots->end(), same);
-  if (lot == lots->end()) lot = lots->insert(lot, Lot{&kernel, weight->group_k(), {}, {}});
-  lot->indices.push_back(index);
-  lot->weights.push_back(weight);
 }
 
 }  // namespace
@@ -118,14 +112,19 @@ KernelQuery CpuDevice::QueryOf(int64_t rows, const CpuPackedWeight& weight, Arit
 }
 
 Fault CpuDevice::Choose(const KernelQuery& query, std::string_view forced,
-                        const KernelState** chosen, bool* fell_back) const {
+                        KernelSelector::Choice* choice) const {
   if (forced.empty()) {
-    *chosen = selector_.Select(query, fell_back);
+    *choice = selector_.Select(query);
     return {};
   }
-  if (Fault f = selector_.Find(forced, query.rows, chosen); !f.ok()) return f;
-  const MicroKernel& kernel = *(*chosen)->kernel;
-  if (kernel.fits(query.weight, query.arithmetic)) return {};
+  *choice = {};
+  if (Fault f = selector_.Find(forced, query.rows, &choice->state); !f.ok()) return f;
+  const MicroKernel& kernel = *choice->state->kernel;
+  if (kernel.fits(query.weight, query.arithmetic)) {
+    if (const KernelCost* cost = selector_.calibration().find(kernel); cost != nullptr)
+      choice->work_ns = selector_.calibration().WorkNs(kernel, *cost, query);
+    return {};
+  }
   return {FaultKind::kInternal, "LAYOUT_MISMATCH",
           "kernel " + std::string(forced) + " reads " + std::string(LayoutOf(kernel.weight)) +
               " weights for " + std::string(NameOf(kernel.arithmetic)) + ", not " +
@@ -133,51 +132,87 @@ Fault CpuDevice::Choose(const KernelQuery& query, std::string_view forced,
               std::string(NameOf(query.arithmetic))};
 }
 
-Fault CpuDevice::MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots,
+Fault CpuDevice::MakeLots(const Work& work, size_t step, int64_t rows, Lots* lots,
                           RunReport* report) const {
-  const WorkStep& step = work.steps[0];
-  for (size_t i = 0; i < step.weights.size(); ++i) {
-    const PackedWeight& weight = *step.weights[i];
-    const auto* packed = dynamic_cast<const CpuPackedWeight*>(&weight);
-    if (packed == nullptr || weight.layout() != LayoutOf(weight.spec()))
-      return Mismatch(weight, LayoutOf(weight.spec()));
-    const KernelState* chosen = nullptr;
-    bool fell_back = false;
-    const KernelQuery query = QueryOf(rows, *packed, step.arithmetic, 1);
-    if (Fault f = Choose(query, work.kernel, &chosen, &fell_back); !f.ok()) return f;
-    if (fell_back) report->fallback = "quarantine";
-    report->kernels[i] = chosen->kernel->name;
-    AddToLots(*chosen->kernel, i, packed, lots);
+  const WorkStep& s = work.steps[step];
+  std::array<LotWeight, kWeightsPerCallMax> chosen;
+  std::array<double, kWeightsPerCallMax> work_ns;
+  const size_t count = s.weights.size();
+  assert(0 < count && count <= chosen.size());
+  for (size_t i = 0; i < count; ++i) {
+    // The type says the layout: only this device's packer makes one.
+    if (typeid(*s.weights[i]) != typeid(CpuPackedWeight))
+      return Mismatch(*s.weights[i], LayoutOf(s.weights[i]->spec()));
+    const auto* packed = static_cast<const CpuPackedWeight*>(s.weights[i].get());
+    KernelSelector::Choice choice;
+    if (Fault f = Choose(QueryOf(rows, *packed, s.arithmetic, 1), work.kernel, &choice); !f.ok())
+      return f;
+    if (choice.fell_back) report->fallback = "quarantine";
+    report->kernels[step + i] = choice.state->name;
+    chosen[i] = {choice.state->kernel, packed, i};
+    work_ns[i] = choice.work_ns.value_or(kUnmeasuredNs);
   }
   report->kernel = report->kernels[0];
+  lots->count = 0;
+  size_t placed = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (chosen[i].weight == nullptr) continue;  // in a lot already
+    const LotWeight first = chosen[i];
+    lots->work_ns[lots->count] = 0;
+    for (size_t j = i; j < count; ++j) {
+      if (chosen[j].weight == nullptr || !SharePackedRows(first, chosen[j])) continue;
+      lots->work_ns[lots->count] += work_ns[j];
+      lots->weights[placed++] = std::exchange(chosen[j], LotWeight{});
+    }
+    lots->ends[lots->count++] = placed;
+  }
   return {};
 }
 
 Fault CpuDevice::Run(const Work& work, RunReport* report) {
   const int64_t start = NowNs();
   assert(!work.steps.empty() && !work.steps[0].weights.empty());
-  if (work.steps.size() > 1)
-    return {FaultKind::kUnimplemented, "CHAIN_UNIMPLEMENTED",
-            "chains are not computed by this version"};
-  const WorkStep& step = work.steps[0];
-  const int64_t rows = RowsOf(work.segments);
-  std::vector<Lot> lots;
   *report = {};
-  report->rows = rows;
-  if (Fault f = MakeLots(work, rows, &lots, report); !f.ok()) return f;
-  for (RowSegment& segment : work.segments)
+  report->rows = RowsOf(work.segments);
+  if (Stages::Needed(work)) {
+    if (Fault f = RunStages(work, report); !f.ok()) return f;
+  } else {
+    Lots lots;
+    if (Fault f = MakeLots(work, 0, report->rows, &lots, report); !f.ok()) return f;
+    RunLots(work, 0, lots, work.segments, report);
+  }
+  report->compute_ns = NowNs() - start;
+  return {};
+}
+
+Fault CpuDevice::RunStages(const Work& work, RunReport* report) {
+  Stages stages(work);
+  std::vector<Lots> lots(work.steps.size());
+  for (size_t step = 0; step < lots.size(); ++step)
+    if (Fault f = MakeLots(work, step, stages.tile_rows(), &lots[step], report); !f.ok()) return f;
+  return stages.Run([&](size_t step, std::span<RowSegment> segments) {
+    RunLots(work, step, lots[step], segments, report);
+    return Fault{};
+  });
+}
+
+void CpuDevice::RunLots(const Work& work, size_t step, const Lots& lots,
+                        std::span<RowSegment> segments, RunReport* report) {
+  for (RowSegment& segment : segments)
     for (SegmentOutput& output : segment.outputs)
       if (!output.row_checks.empty())
         std::fill_n(output.row_checks.begin() + segment.row_begin, segment.rows, uint64_t{0});
 
   const int available =
       work.threads_max > 0 ? std::min(work.threads_max, team_.size()) : team_.size();
-  for (const Lot& lot : lots) {
-    const int members = MembersFor(lot, rows, step.arithmetic, available);
-    RunTileLoop(lot, work.segments, step.check_vectors, &team_, members, &report->pack_ns);
+  size_t begin = 0;
+  for (size_t i = 0; i < lots.count; begin = lots.ends[i++]) {
+    const std::span<const LotWeight> lot(&lots.weights[begin], lots.ends[i] - begin);
+    const LoopReport loop = RunTileLoop(lot, segments, work.steps[step].check_vectors, &team_,
+                                        MembersFor(lots.work_ns[i], available));
+    report->packed_rows += loop.packed_rows;
+    report->pack_ns += loop.pack_ns;
   }
-  report->compute_ns = NowNs() - start;
-  return {};
 }
 
 std::vector<KernelChoice> CpuDevice::Explain(
@@ -196,22 +231,11 @@ std::vector<KernelChoice> CpuDevice::Explain(
   return choices;
 }
 
-// More members while the prediction says that they pay for their waking.
-int CpuDevice::MembersFor(const Lot& lot, int64_t rows, Arithmetic arithmetic,
-                          int available) const {
-  int best = 1;
-  double best_ns = 0;
-  for (int members = 1; members <= available; ++members) {
-    double ns = 0;
-    for (const CpuPackedWeight* weight : lot.weights) {
-      const KernelQuery query = QueryOf(rows, *weight, arithmetic, members);
-      ns += selector_.calibration().ProductNs(*lot.kernel, query).value_or(1.0 / members);
-    }
-    if (members > 1 && ns >= best_ns) continue;
-    best = members;
-    best_ns = ns;
-  }
-  return best;
+// All members where the prediction says that they pay for their waking, else one: the more of them share
+// the same work, the sooner it is done.
+int CpuDevice::MembersFor(double work_ns, int available) const {
+  const Calibration& costs = selector_.calibration();
+  return costs.RunNs(work_ns, available) < costs.RunNs(work_ns, 1) ? available : 1;
 }
 
 void CpuDevice::ExplainType(int64_t rows,
@@ -231,12 +255,12 @@ void CpuDevice::ExplainType(int64_t rows,
     query.n += weight->spec().n;
     query.weight_bytes += packed->panels() * packed->panel_bytes();
   }
-  const KernelState* chosen = nullptr;
-  const Fault fault = Choose(query, forced, &chosen, nullptr);
+  KernelSelector::Choice made;
+  const Fault fault = Choose(query, forced, &made);
   for (const KernelSelector::Ranked& r : selector_.Rank(query)) {
     const bool eligible = r.state->usable() && !r.quarantined;
     KernelChoice choice{r.state->kernel->name, eligible, false, {}, r.state->reason};
-    choice.chosen = fault.ok() && r.state == chosen;
+    choice.chosen = fault.ok() && r.state == made.state;
     if (r.predicted_ns) choice.predicted_ns = int64_t(*r.predicted_ns);
     if (r.quarantined) {
       choice.reason = "quarantined for " + std::string(NameOf(RowClassOf(rows))) + " rows";
@@ -254,19 +278,13 @@ void CpuDevice::ExplainType(int64_t rows,
 
 int64_t CpuDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const {
   const int available = threads > 0 ? std::min(threads, team_.size()) : team_.size();
-  double best = 0;
-  for (int members = 1; members <= available; ++members) {
-    KernelQuery query;
-    query.rows = rows;
-    query.k = k;
-    query.n = n;
-    query.weight_bytes = k * n;
-    query.members = members;
-    const KernelState* chosen = selector_.Select(query);
-    const double ns = selector_.calibration().ProductNs(*chosen->kernel, query).value_or(0);
-    if (members == 1 || ns < best) best = ns;
-  }
-  return int64_t(best);
+  KernelQuery query;
+  query.rows = rows;
+  query.k = k;
+  query.n = n;
+  query.weight_bytes = k * n;
+  const double work_ns = selector_.Select(query).work_ns.value_or(0);
+  return int64_t(selector_.calibration().RunNs(work_ns, MembersFor(work_ns, available)));
 }
 
 std::vector<QuarantineInfo> CpuDevice::Quarantined() const { return selector_.Quarantined(); }

@@ -4,6 +4,7 @@
 // threads_max = 1 uses the calling thread alone and waits for nobody.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,15 +42,28 @@ class CpuDevice final : public Device {
   const KernelSelector& selector() const { return selector_; }
 
  private:
+  // The weights of a step, those that share their packed rows beside each other.
+  struct Lots {
+    std::array<LotWeight, kWeightsPerCallMax> weights;
+    std::array<double, kWeightsPerCallMax> work_ns;  // by lot
+    std::array<size_t, kWeightsPerCallMax> ends;     // by lot, within `weights`
+    size_t count = 0;
+  };
+
   // Puts aside what differs from the reference.
   void ProveKernels();
   KernelQuery QueryOf(int64_t rows, const CpuPackedWeight& weight, Arithmetic arithmetic,
                       int members) const;
   // The forced kernel, or the best. LAYOUT_MISMATCH when the forced one reads other weights.
-  Fault Choose(const KernelQuery& query, std::string_view forced, const KernelState** chosen,
-               bool* fell_back) const;
-  Fault MakeLots(const Work& work, int64_t rows, std::vector<Lot>* lots, RunReport* report) const;
-  int MembersFor(const Lot& lot, int64_t rows, Arithmetic arithmetic, int available) const;
+  Fault Choose(const KernelQuery& query, std::string_view forced,
+               KernelSelector::Choice* choice) const;
+  // The lots of step `step`, for `rows` rows at a time; notes their kernels in the report.
+  Fault MakeLots(const Work& work, size_t step, int64_t rows, Lots* lots, RunReport* report) const;
+  // Dense outputs of one step.
+  void RunLots(const Work& work, size_t step, const Lots& lots, std::span<RowSegment> segments,
+               RunReport* report);
+  Fault RunStages(const Work& work, RunReport* report);
+  int MembersFor(double work_ns, int available) const;
   void ExplainType(int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
                    DataType type, Arithmetic arithmetic, std::string_view forced,
                    std::vector<KernelChoice>* choices) const;

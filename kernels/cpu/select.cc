@@ -31,7 +31,8 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
                                       const CpuFeatures& features, std::string_view disabled) {
   std::vector<KernelState> states;
   for (const MicroKernel* kernel : table) {
-    KernelState state{kernel, kernel->supported(features), Listed(disabled, kernel->name), ""};
+    KernelState state{kernel, kernel->name, kernel->supported(features),
+                      Listed(disabled, kernel->name), ""};
     if (!state.supported) state.reason = "this processor lacks the instruction set";
     else if (state.disabled) state.reason = "disabled by configuration (QMATMUL_DISABLE_KERNELS)";
     states.push_back(std::move(state));
@@ -48,9 +49,6 @@ std::vector<KernelState> KernelStates(std::span<const MicroKernel* const> table,
   return states;
 }
 
-// Cleaning a panel pays only when several strips share it.
-constexpr int64_t kSplitRowsMin = 32;
-
 RowClass RowClassOf(int64_t rows) {
   if (rows <= 1) return RowClass::kOne;
   return rows <= 16 ? RowClass::kFew : RowClass::kMany;
@@ -64,66 +62,110 @@ std::string_view NameOf(RowClass row_class) {
 KernelSelector::KernelSelector(std::span<const MicroKernel* const> table,
                                const CpuFeatures& features, std::string_view disabled)
     : states_(KernelStates(table, features, disabled)),
-      quarantined_(std::make_unique<std::atomic<uint8_t>[]>(states_.size())) {}
+      quarantined_(std::make_unique<std::atomic<uint8_t>[]>(states_.size())) {
+  MakeKinds();
+}
+
+void KernelSelector::UseCalibration(Calibration calibration) {
+  calibration_ = std::move(calibration);
+  MakeKinds();
+}
+
+void KernelSelector::MakeKinds() {
+  kinds_ = {};
+  for (size_t i = 0; i < states_.size(); ++i) {
+    const KernelState& state = states_[i];
+    const MicroKernel& kernel = *state.kernel;
+    Kind& kind = kinds_[static_cast<size_t>(kernel.weight)][static_cast<size_t>(kernel.arithmetic)];
+    const KernelCost* cost = state.usable() ? calibration_.find(kernel) : nullptr;
+    kind.measured = kind.measured && (cost != nullptr || !state.usable());
+    kind.candidates.push_back({i, cost, FormFits(state, true), FormFits(state, false)});
+  }
+  const auto standing = [this](const Candidate& candidate) {
+    const MicroKernel& kernel = *states_[candidate.state].kernel;
+    return std::tuple(kernel.rank, kernel.mr * kernel.nr, states_[candidate.state].name);
+  };
+  for (auto& kinds : kinds_)
+    for (Kind& kind : kinds)
+      std::sort(kind.candidates.begin(), kind.candidates.end(),
+                [&](const Candidate& a, const Candidate& b) { return standing(a) > standing(b); });
+}
 
 bool KernelSelector::IsQuarantined(size_t index, RowClass row_class) const {
   return quarantined_[index].load(std::memory_order_relaxed) >> static_cast<int>(row_class) & 1;
 }
 
 // A form made for the other number of rows only counts where its instruction set has no better one.
-bool KernelSelector::FormFits(const KernelState& state, const KernelQuery& query) const {
-  const auto made_for = [&query](const MicroKernel& kernel) {
-    return (kernel.mr == 1) == (query.rows <= 1);
-  };
-  // Without measurements nothing speaks for cleaning panels of a few rows.
-  if (state.kernel->split() && query.rows < kSplitRowsMin) return false;
+bool KernelSelector::FormFits(const KernelState& state, bool one_row) const {
+  const auto made_for = [&](const MicroKernel& kernel) { return (kernel.mr == 1) == one_row; };
   if (made_for(*state.kernel)) return true;
   return std::none_of(states_.begin(), states_.end(), [&](const KernelState& other) {
     return other.usable() && other.kernel->rank == state.kernel->rank &&
-           other.kernel->fits(query.weight, query.arithmetic) && made_for(*other.kernel);
+           other.kernel->fits(state.kernel->weight, state.kernel->arithmetic) &&
+           made_for(*other.kernel);
   });
 }
 
-KernelSelector::Ranked KernelSelector::Judge(size_t index, const KernelQuery& query) const {
-  Ranked ranked{&states_[index], {}, IsQuarantined(index, RowClassOf(query.rows))};
-  if (ranked.state->usable())
-    ranked.predicted_ns = calibration_.ProductNs(*ranked.state->kernel, query);
-  return ranked;
+std::optional<double> KernelSelector::WorkNs(const Candidate& candidate,
+                                             const KernelQuery& query) const {
+  if (candidate.cost == nullptr) return {};
+  return calibration_.WorkNs(*states_[candidate.state].kernel, *candidate.cost, query);
+}
+
+bool KernelSelector::Merit::Beats(const Merit& other) const {
+  if (usable != other.usable) return usable;
+  if (sound != other.sound) return sound;
+  if (fits != other.fits) return fits;
+  if (work_ns != other.work_ns) return work_ns < other.work_ns;
+  return worth_it && !other.worth_it;
+}
+
+KernelSelector::Merit KernelSelector::MeritOf(const Kind& kind, const Candidate& candidate,
+                                              const KernelQuery& query) const {
+  const KernelState& state = states_[candidate.state];
+  const bool fits = query.rows <= 1 ? candidate.fits_one : candidate.fits_more;
+  const double work_ns = kind.measured ? WorkNs(candidate, query).value_or(0) : 0;
+  return {state.usable(), !IsQuarantined(candidate.state, RowClassOf(query.rows)), fits, work_ns,
+          query.rows >= state.kernel->rows_min};
 }
 
 std::vector<KernelSelector::Ranked> KernelSelector::Rank(const KernelQuery& query) const {
+  const Kind& kind = KindOf(query);
+  std::vector<std::pair<Merit, const Candidate*>> order;
+  for (const Candidate& candidate : kind.candidates)
+    order.push_back({MeritOf(kind, candidate, query), &candidate});
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto& a, const auto& b) { return a.first.Beats(b.first); });
   std::vector<Ranked> ranked;
-  bool all_measured = true;
-  for (size_t i = 0; i < states_.size(); ++i) {
-    if (!states_[i].kernel->fits(query.weight, query.arithmetic)) continue;
-    ranked.push_back(Judge(i, query));
-    all_measured &= ranked.back().predicted_ns.has_value() || !states_[i].usable();
+  for (const auto& [merit, candidate] : order) {
+    ranked.push_back({&states_[candidate->state], WorkNs(*candidate, query), !merit.sound});
+    if (auto& ns = ranked.back().predicted_ns; ns) ns = calibration_.RunNs(*ns, query.members);
   }
-  const auto key = [&](const Ranked& r) {
-    const MicroKernel& kernel = *r.state->kernel;
-    const double speed = all_measured && r.predicted_ns ? -*r.predicted_ns : 0;
-    return std::tuple(r.state->usable(), !r.quarantined, FormFits(*r.state, query), speed,
-                      query.rows >= kernel.rows_min, kernel.rank, kernel.mr * kernel.nr,
-                      std::string_view(kernel.name));
-  };
-  std::sort(ranked.begin(), ranked.end(),
-            [&key](const Ranked& a, const Ranked& b) { return key(a) > key(b); });
   return ranked;
 }
 
-const KernelState* KernelSelector::Select(const KernelQuery& query, bool* fell_back) const {
-  const std::vector<Ranked> ranked = Rank(query);
-  if (ranked.empty()) return nullptr;
-  if (fell_back != nullptr)
-    *fell_back = std::any_of(ranked.begin(), ranked.end(),
-                             [](const Ranked& r) { return r.state->usable() && r.quarantined; });
-  return ranked[0].state;
+KernelSelector::Choice KernelSelector::Select(const KernelQuery& query) const {
+  const Kind& kind = KindOf(query);
+  Choice choice;
+  const Candidate* best = nullptr;
+  Merit best_merit{};
+  for (const Candidate& candidate : kind.candidates) {
+    const Merit merit = MeritOf(kind, candidate, query);
+    choice.fell_back |= merit.usable && !merit.sound;
+    if (best != nullptr && !merit.Beats(best_merit)) continue;
+    best = &candidate;
+    best_merit = merit;
+  }
+  if (best == nullptr) return choice;
+  choice.state = &states_[best->state];
+  choice.work_ns = WorkNs(*best, query);
+  return choice;
 }
 
 Fault KernelSelector::Find(std::string_view name, int64_t rows, const KernelState** found) const {
   for (size_t i = 0; i < states_.size(); ++i) {
     const KernelState& state = states_[i];
-    if (name != state.kernel->name) continue;
+    if (name != state.name) continue;
     *found = &state;
     const bool quarantined = IsQuarantined(i, RowClassOf(rows));
     if (state.usable() && !quarantined) return {};

@@ -14,6 +14,7 @@
 // Thread-safety: all methods may be called from any thread; UseCalibration before the first of them.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -31,6 +32,7 @@ namespace qmatmul::cpu {
 
 struct KernelState {
   const MicroKernel* kernel = nullptr;
+  std::string_view name;
   bool supported = false;
   bool disabled = false;
   std::string reason;  // why it is not supported or disabled
@@ -59,12 +61,18 @@ class KernelSelector {
 
   KernelSelector(std::span<const MicroKernel* const> table, const CpuFeatures& features,
                  std::string_view disabled);
-  void UseCalibration(Calibration calibration) { calibration_ = std::move(calibration); }
+  void UseCalibration(Calibration calibration);
   const Calibration& calibration() const { return calibration_; }
   std::span<const KernelState> states() const { return states_; }
 
-  // The best; null when the table has none of that kind. *fell_back: a better one is quarantined.
-  const KernelState* Select(const KernelQuery& query, bool* fell_back = nullptr) const;
+  struct Choice {
+    const KernelState* state = nullptr;  // null when the table has none of that kind
+    std::optional<double> work_ns;       // Calibration::WorkNs
+    bool fell_back = false;              // a usable one is quarantined
+  };
+
+  // The best. Allocates nothing and looks at nothing but numbers: it is asked for every call.
+  Choice Select(const KernelQuery& query) const;
   // All of that kind, best first.
   std::vector<Ranked> Rank(const KernelQuery& query) const;
   // The kernel of that name, or a fault: KERNEL_UNKNOWN, KERNEL_UNSUPPORTED (not supported, disabled, or
@@ -77,12 +85,39 @@ class KernelSelector {
   bool Rearm(std::string_view key);
 
  private:
-  Ranked Judge(size_t index, const KernelQuery& query) const;
-  bool FormFits(const KernelState& state, const KernelQuery& query) const;
+  // What can be said of a kernel before any query.
+  struct Candidate {
+    size_t state = 0;
+    const KernelCost* cost = nullptr;
+    // It is made for one row (for more), or no usable kernel of its rank is.
+    bool fits_one = false;
+    bool fits_more = false;
+  };
+  // The kernels of one weight type and arithmetic: the higher rank, the larger tile, the greater name first.
+  struct Kind {
+    std::vector<Candidate> candidates;
+    bool measured = true;  // every usable one
+  };
+  // What a query makes of a candidate, most weighty first.
+  struct Merit {
+    bool usable, sound, fits;
+    double work_ns;  // 0 where times compare nothing
+    bool worth_it;
+    bool Beats(const Merit& other) const;
+  };
+
+  const Kind& KindOf(const KernelQuery& query) const {
+    return kinds_[static_cast<size_t>(query.weight)][static_cast<size_t>(query.arithmetic)];
+  }
+  void MakeKinds();
+  bool FormFits(const KernelState& state, bool one_row) const;
+  std::optional<double> WorkNs(const Candidate& candidate, const KernelQuery& query) const;
+  Merit MeritOf(const Kind& kind, const Candidate& candidate, const KernelQuery& query) const;
   bool IsQuarantined(size_t index, RowClass row_class) const;
 
   std::vector<KernelState> states_;
   Calibration calibration_;
+  std::array<std::array<Kind, 2>, static_cast<size_t>(DataType::kInt2) + 1> kinds_;
   std::unique_ptr<std::atomic<uint8_t>[]> quarantined_;  // by state: a bit for each row class
   mutable std::mutex mutex_;                             // guards entries_
   std::vector<QuarantineInfo> entries_;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include <pthread.h>
+#include <sched.h>
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -14,6 +15,8 @@ namespace {
 
 // About 20 µs: covers the uneven end of a job; longer only burns a core that somebody else may want.
 constexpr int kWaitSpins = 1000;
+// Looks at who waits for whom cost little beside this many pauses.
+constexpr int kLookEvery = 64;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -25,7 +28,7 @@ void Pause() {
 
 }  // namespace
 
-void TeamBarrier::Wait() {
+void TeamBarrier::Wait(bool may_spin) {
   const uint32_t phase = phase_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
     arrived_.store(0, std::memory_order_relaxed);
@@ -33,7 +36,7 @@ void TeamBarrier::Wait() {
     phase_.notify_all();
     return;
   }
-  for (int i = 0; i < kWaitSpins; ++i) {
+  for (int i = 0; may_spin && i < kWaitSpins; ++i) {
     if (phase_.load(std::memory_order_acquire) != phase) return;
     Pause();
   }
@@ -64,28 +67,46 @@ void ThreadTeam::Run(int count, const std::function<void(int member)>& job) {
   if (count <= 1) return job(0);
   std::lock_guard lock(running_);
   job_ = &job;
+  caller_processor_.store(sched_getcpu(), std::memory_order_relaxed);
   left_.store(count - 1, std::memory_order_relaxed);
   for (int i = 0; i < count - 1; ++i) {
     workers_[i]->ticket.fetch_add(1, std::memory_order_release);
     workers_[i]->ticket.notify_one();
   }
   job(0);
-  for (int i = 0; i < kWaitSpins && left_.load(std::memory_order_acquire) > 0; ++i) Pause();
+  for (int i = 0; i < kWaitSpins && left_.load(std::memory_order_acquire) > 0; ++i) {
+    if (i % kLookEvery == 0 && SharesProcessor(0, count)) break;
+    Pause();
+  }
   for (int left; (left = left_.load(std::memory_order_acquire)) > 0;)
     left_.wait(left, std::memory_order_acquire);
+}
+
+bool ThreadTeam::SharesProcessor(int member, int count) const {
+  const int mine = sched_getcpu();
+  if (member != 0 && caller_processor_.load(std::memory_order_relaxed) == mine) return true;
+  for (int other = 1; other < count; ++other)
+    if (other != member &&
+        workers_[size_t(other - 1)]->processor.load(std::memory_order_relaxed) == mine)
+      return true;
+  return false;
 }
 
 void ThreadTeam::Loop(Worker* worker, int member) {
   uint32_t seen = 0;
   for (;;) {
+    const int processor = sched_getcpu();
+    worker->processor.store(processor, std::memory_order_relaxed);
+    const bool spins = processor != caller_processor_.load(std::memory_order_relaxed);
     const auto spin_end =
-        std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_max_);
+        std::chrono::steady_clock::now() + std::chrono::microseconds(spins ? spin_us_max_ : 0);
     while (worker->ticket.load(std::memory_order_acquire) == seen &&
            std::chrono::steady_clock::now() < spin_end)
       Pause();
     while (worker->ticket.load(std::memory_order_acquire) == seen)
       worker->ticket.wait(seen, std::memory_order_acquire);
     ++seen;
+    worker->processor.store(sched_getcpu(), std::memory_order_relaxed);
     if (stop_.load(std::memory_order_acquire)) return;
     (*job_)(member);
     if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) left_.notify_one();

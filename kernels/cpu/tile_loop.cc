@@ -23,6 +23,9 @@ constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
 constexpr int64_t kSumsBytes = int64_t{128} << 10;
 // Weight bytes to touch ahead when they stream from memory once.
 constexpr int64_t kPrefetchBytes = 4096;
+// Less than this is packed sooner than the clock is asked twice.
+constexpr int64_t kTimedBytesMin = int64_t{64} << 10;
+
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
@@ -75,38 +78,55 @@ class OutcomeTally {
   Outcome seen_;
 };
 
+// What a calling thread keeps from one loop to the next, for all members of it.
+struct CallScratch {
+  Arena packed;  // rows of one block
+  std::vector<PackedRow> rows;
+  std::vector<int32_t> row_sums;
+  std::vector<Strip> strips;
+  std::vector<int64_t> first_rows;
+};
+
 // One call of RunTileLoop, shared by its members.
 class Loop {
  public:
-  Loop(const Lot& lot, std::span<RowSegment> segments,
-       std::span<const std::span<const uint32_t>> checks, int members)
-      : kernel_(*lot.kernel),
+  Loop(std::span<const LotWeight> lot, std::span<RowSegment> segments,
+       std::span<const std::span<const uint32_t>> checks, const ThreadTeam& team, int members,
+       CallScratch* scratch)
+      : first_(*lot[0].kernel),
         lot_(lot),
         checks_(checks),
+        team_(team),
         members_(members),
-        packer_(kernel_, segments, lot.weights[0]->spec().k, lot.group_k),
-        barrier_(members) {
+        packer_(first_, segments, lot[0].weight->spec().k, lot[0].weight->group_k(),
+                &scratch->first_rows),
+        barrier_(members),
+        memory_(scratch->packed),
+        packed_rows_(scratch->rows),
+        row_sums_(scratch->row_sums),
+        strips_(scratch->strips) {
     const int64_t block_k = std::min(packer_.group_elements(), kBlockK);
-    const int64_t block_bytes = block_k * ElementBytes(kernel_.operand);
+    const int64_t block_bytes = block_k * ElementBytes(first_.operand);
     int64_t rows_max = std::min(kBlockBytes / block_bytes, kPackedBytesMax / packer_.row_bytes());
-    rows_max = std::max<int64_t>(std::min<int64_t>(rows_max, 512) / kernel_.mr, 1) * kernel_.mr;
+    rows_max = std::max<int64_t>(std::min<int64_t>(rows_max, 512) / first_.mr, 1) * first_.mr;
     blocks_ = (packer_.rows() + rows_max - 1) / rows_max;
     block_rows_max_ = blocks_ == 0 ? 0 : (packer_.rows() + blocks_ - 1) / blocks_;
   }
 
   int64_t rows() const { return packer_.rows(); }
-  int64_t pack_ns() const { return pack_ns_; }
+  LoopReport report() const { return {packed_count_.load(std::memory_order_relaxed), pack_ns_}; }
 
   // On the calling thread, before Run: memory, and, where one strip is all, the packing too, so that
   // nobody waits for anybody.
   void Prepare() {
-    static thread_local Arena arena;
-    packed_ =
-        static_cast<std::byte*>(arena.Reserve(size_t(block_rows_max_ * packer_.row_bytes()) + 64));
-    packed_rows_.resize(size_t(block_rows_max_));
-    if (OffsetOf(kernel_.weight) != 0 && !is_float())
+    packed_ = static_cast<std::byte*>(
+        memory_.Reserve(size_t(block_rows_max_ * packer_.row_bytes()) + 64));
+    if (packed_rows_.size() < size_t(block_rows_max_)) packed_rows_.resize(size_t(block_rows_max_));
+    row_sums_.clear();
+    const auto offset = [](const LotWeight& w) { return OffsetOf(w.kernel->weight) != 0; };
+    if (!is_float() && std::any_of(lot_.begin(), lot_.end(), offset))
       row_sums_.resize(size_t(block_rows_max_ * packer_.groups()));
-    strips_ = CutStrips(packer_.rows() / blocks_, kernel_.mr);  // of block 0
+    CutStrips(packer_.rows() / blocks_, first_.mr, &strips_);  // of block 0
     packed_ahead_ = blocks_ == 1 && strips_.size() == 1;
     if (packed_ahead_) PackStrips(0, 0, 1, Scratch());
   }
@@ -115,15 +135,16 @@ class Loop {
     MemberScratch* scratch = Scratch();
     for (int64_t block = 0; block < blocks_; ++block) {
       if (!packed_ahead_) PackBlock(block, member, scratch);
-      for (size_t w = 0; w < lot_.weights.size(); ++w) Multiply(w, member, scratch);
+      for (const LotWeight& w : lot_) Multiply(w, member, scratch);
     }
-    if (kernel_.release != nullptr) kernel_.release();
+    for (const LotWeight& w : lot_)
+      if (w.kernel->release != nullptr) w.kernel->release();
   }
 
  private:
   // What one member sums at a time, and where the sums go.
   struct Part {
-    const CpuPackedWeight* weight;
+    const LotWeight* of;
     int64_t begin, end;  // panels
     size_t strip_begin, strip_end;
     int64_t row_begin, row_end;  // of the block
@@ -132,7 +153,7 @@ class Loop {
   };
 
   bool group_wise() const { return packer_.groups() > 1; }
-  bool is_float() const { return kernel_.operand == Operand::kF32; }
+  bool is_float() const { return first_.operand == Operand::kF32; }
 
   static MemberScratch* Scratch() {
     static thread_local MemberScratch scratch;
@@ -140,47 +161,50 @@ class Loop {
   }
 
   void PackBlock(int64_t block, int member, MemberScratch* scratch) {
-    if (block > 0) Meet();  // everybody is done with the block before this one
+    if (block > 0) Meet(member);  // everybody is done with the block before this one
     const int64_t begin = packer_.rows() * block / blocks_;
     const int64_t end = packer_.rows() * (block + 1) / blocks_;
     if (block > 0) {
-      if (member == 0) strips_ = CutStrips(end - begin, kernel_.mr);
-      Meet();
+      if (member == 0) CutStrips(end - begin, first_.mr, &strips_);
+      Meet(member);
     }
     PackStrips(begin, member, members_, scratch);
-    Meet();
+    Meet(member);
   }
 
   void PackStrips(int64_t begin, int member, int members, MemberScratch* scratch) {
-    const int64_t start = member == 0 ? NowNs() : 0;
-    for (auto s = size_t(member); s < strips_.size(); s += size_t(members))
+    const bool timed = member == 0 && block_rows_max_ * packer_.row_bytes() >= kTimedBytesMin;
+    const int64_t start = timed ? NowNs() : 0;
+    for (auto s = size_t(member); s < strips_.size(); s += size_t(members)) {
       packer_.PackStrip(begin, strips_[s], StripData(strips_[s], 0, 0), packed_rows_.data(),
                         row_sums_.empty() ? nullptr : row_sums_.data(), &scratch->pack);
-    if (member == 0) pack_ns_ += NowNs() - start;
+      packed_count_.fetch_add(strips_[s].rows, std::memory_order_relaxed);
+    }
+    if (timed) pack_ns_ += NowNs() - start;
   }
 
-  void Meet() {
-    if (members_ > 1) barrier_.Wait();
+  void Meet(int member) {
+    if (members_ > 1) barrier_.Wait(!team_.SharesProcessor(member, members_));
   }
 
   // The strip's elements from value k of a group on.
   std::byte* StripData(const Strip& strip, int64_t group, int64_t k) const {
     const int64_t element = group * packer_.group_elements() + k;
     return packed_ + strip.row_begin * packer_.row_bytes() +
-           element * strip.rows * ElementBytes(kernel_.operand);
+           element * strip.rows * ElementBytes(first_.operand);
   }
 
   // Members share the panels; where panels are fewer than members, they share the strips too.
-  void Multiply(size_t w, int member, MemberScratch* scratch) {
-    const CpuPackedWeight& weight = *lot_.weights[w];
-    const int64_t unit = kernel_.nr / kPanelColumns;
+  void Multiply(const LotWeight& w, int member, MemberScratch* scratch) {
+    const CpuPackedWeight& weight = *w.weight;
+    const int64_t unit = w.kernel->nr / kPanelColumns;
     const int64_t units = (weight.panels() + unit - 1) / unit;
     const int64_t across = std::min<int64_t>(members_, units), down = members_ / across;
     const int64_t x = member % across, y = member / across;
     if (y >= down) return;
     const auto strips = static_cast<int64_t>(strips_.size());
     Part part{};
-    part.weight = &weight;
+    part.of = &w;
     part.strip_begin = size_t(strips * y / down);
     part.strip_end = size_t(strips * (y + 1) / down);
     if (part.strip_begin == part.strip_end) return;
@@ -188,11 +212,11 @@ class Loop {
     part.row_end = strips_[part.strip_end - 1].row_begin + strips_[part.strip_end - 1].rows;
     const int64_t begin = units * x / across * unit;
     const int64_t end = std::min(units * (x + 1) / across * unit, weight.panels());
-    MultiplyPart(w, part, begin, end, scratch);
+    MultiplyPart(part, begin, end, scratch);
   }
 
-  void MultiplyPart(size_t w, Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
-    const int64_t unit = kernel_.nr / kPanelColumns;
+  void MultiplyPart(Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
+    const int64_t unit = part.of->kernel->nr / kPanelColumns;
     const int64_t panel_sums = (part.row_end - part.row_begin) * kPanelColumns * 4;
     const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, 32) / unit * unit;
     part.sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
@@ -205,18 +229,20 @@ class Loop {
       if (group_wise()) {
         for (int64_t g = 0; g < packer_.groups(); ++g) {
           SumGroup(part, g, scratch);
-          AddGroup(w, part, g, y);
+          AddGroup(part, g, y);
         }
       } else {
         SumGroup(part, 0, scratch);
       }
-      FinishRows(w, part, y);
+      FinishRows(part, y);
     }
   }
 
   // The sums of one scale group (of all K, where there is only one).
   void SumGroup(const Part& x, int64_t group, MemberScratch* scratch) {
-    const int64_t unit = kernel_.nr / kPanelColumns, group_k = packer_.group_elements();
+    const MicroKernel& kernel = *x.of->kernel;
+    const int64_t panel_bytes = x.of->weight->panel_bytes();
+    const int64_t unit = kernel.nr / kPanelColumns, group_k = packer_.group_elements();
     if (x.strip_end - x.strip_begin > 1) {
       // Every k-block of a panel meets all strips while it is in L1.
       for (int64_t k = 0; k < group_k; k += BlockK())
@@ -224,8 +250,8 @@ class Loop {
           for (size_t s = x.strip_begin; s < x.strip_end; ++s) {
             TileArgs t = Tile(x, strips_[s], p, group, k);
             // The first strip touches what comes next; the others find it in L1.
-            if (s == x.strip_begin) t.prefetch += unit * x.weight->panel_bytes();
-            RunTile(t, s == x.strip_begin, scratch);
+            if (s == x.strip_begin) t.prefetch += unit * panel_bytes;
+            RunTile(kernel, t, s == x.strip_begin, scratch);
           }
       return;
     }
@@ -234,34 +260,35 @@ class Loop {
       for (int64_t k = 0; k < group_k; k += BlockK()) {
         TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
         // Scale groups are taken across the panels: what comes next is the next panel's.
-        t.prefetch += group_wise() ? unit * x.weight->panel_bytes() : kPrefetchBytes;
-        RunTile(t, true, scratch);
+        t.prefetch += group_wise() ? unit * panel_bytes : kPrefetchBytes;
+        RunTile(kernel, t, true, scratch);
       }
   }
 
   // One tile; a kernel that must not see outliers gets the lines cleaned, once for all strips.
-  void RunTile(TileArgs& t, bool first_strip, MemberScratch* scratch) {
-    if (!kernel_.split()) return kernel_.run(t);
+  static void RunTile(const MicroKernel& kernel, TileArgs& t, bool first_strip,
+                      MemberScratch* scratch) {
+    if (!kernel.split()) return kernel.run(t);
     const auto lines = static_cast<size_t>(t.lines);
     auto* clean = static_cast<uint8_t*>(scratch->clean.Reserve(lines * kLineValues));
     auto* list =
         static_cast<Outlier*>(scratch->outliers.Reserve(lines * kLineValues / 2 * sizeof(Outlier)));
     if (first_strip)
-      scratch->outlier_count = kernel_.set_outliers_aside(t.panel, t.lines, clean, list);
+      scratch->outlier_count = kernel.set_outliers_aside(t.panel, t.lines, clean, list);
     t.panel = clean;
-    kernel_.run(t);
+    kernel.run(t);
     if (scratch->outlier_count > 0)
-      kernel_.add_outliers(t, {list, static_cast<size_t>(scratch->outlier_count)});
+      kernel.add_outliers(t, {list, static_cast<size_t>(scratch->outlier_count)});
   }
 
   int64_t BlockK() const {
     if (group_wise()) return packer_.group_elements();  // the block that numerics §5 names, too
     if (is_float() || strips_.size() > 1) return kBlockK;
-    return kernel_.mr == 1 ? packer_.group_elements() : kBlockKOneStrip;
+    return first_.mr == 1 ? packer_.group_elements() : kBlockKOneStrip;
   }
 
   TileArgs Tile(const Part& x, const Strip& strip, int64_t p, int64_t group, int64_t k) const {
-    const CpuPackedWeight& weight = *x.weight;
+    const CpuPackedWeight& weight = *x.of->weight;
     const int64_t line = k / kLineK;
     TileArgs t;
     t.strip = StripData(strip, group, k);
@@ -271,24 +298,24 @@ class Loop {
     t.c = x.sums + ((strip.row_begin - x.row_begin) * x.ldc + (p - x.begin) * kPanelColumns) * 4;
     t.ldc = x.ldc;
     t.rows = strip.rows;
-    t.panels = static_cast<int>(std::min<int64_t>(kernel_.nr / kPanelColumns, x.end - p));
+    t.panels = static_cast<int>(std::min<int64_t>(x.of->kernel->nr / kPanelColumns, x.end - p));
     t.accumulate = k > 0;
     t.prefetch = t.panel;
     return t;
   }
 
   // One row's part of the epilogue, over the columns of x that exist.
-  EpilogueRow Row(size_t w, const Part& x, int64_t r, int64_t group, float* y) const {
+  EpilogueRow Row(const Part& x, int64_t r, int64_t group, float* y) const {
     const PackedRow& packed = packed_rows_[size_t(r)];
-    const SegmentOutput& output = packed.segment->outputs[lot_.indices[w]];
-    const CpuPackedWeight& weight = *x.weight;
+    const SegmentOutput& output = packed.segment->outputs[x.of->index];
+    const CpuPackedWeight& weight = *x.of->weight;
     const int64_t column = x.begin * kPanelColumns;
     EpilogueRow row{};
     row.acc = reinterpret_cast<int32_t*>(x.sums) + (r - x.row_begin) * x.ldc;
     row.column_sums = weight.group_sums(group) + column;
     row.correction = packed.correction;
     if (!row_sums_.empty())
-      row.offset = OffsetOf(kernel_.weight) * row_sums_[size_t(r * packer_.groups() + group)];
+      row.offset = OffsetOf(x.of->kernel->weight) * row_sums_[size_t(r * packer_.groups() + group)];
     row.weight_scales = weight.scales(group) + column;
     row.activation_scale = packed.scale;
     row.bias =
@@ -303,45 +330,49 @@ class Loop {
   }
 
   // Sums to y, with `add` onto the y of the groups before.
-  void ScaleRow(size_t w, const Part& x, int64_t r, EpilogueRow* row, bool add) {
+  void ScaleRow(const Part& x, int64_t r, EpilogueRow* row, bool add) {
+    const RowOps& ops = *x.of->kernel->ops;
     if (is_float()) {
-      kernel_.ops->scale_float(reinterpret_cast<const float*>(x.sums) + (r - x.row_begin) * x.ldc,
-                               row, add);
+      ops.scale_float(reinterpret_cast<const float*>(x.sums) + (r - x.row_begin) * x.ldc, row, add);
       return;
     }
-    CorrectRow(w, x, r, row);
-    kernel_.ops->scale(row, add);
+    CorrectRow(x, r, row);
+    ops.scale(row, add);
   }
 
-  void CorrectRow(size_t w, const Part& x, int64_t r, EpilogueRow* row) {
-    kernel_.ops->correct(row);
+  void CorrectRow(const Part& x, int64_t r, EpilogueRow* row) {
+    const RowOps& ops = *x.of->kernel->ops;
+    ops.correct(row);
     const PackedRow& packed = packed_rows_[size_t(r)];
-    const size_t index = lot_.indices[w];
+    const size_t index = x.of->index;
     SegmentOutput& output = packed.segment->outputs[index];
     if (output.row_checks.empty()) return;
     const uint64_t sum =
-        kernel_.ops->check(row->acc, checks_[index].data() + x.begin * kPanelColumns, row->n);
+        ops.check(row->acc, checks_[index].data() + x.begin * kPanelColumns, row->n);
     std::atomic_ref(output.row_checks[size_t(packed.row)])
         .fetch_add(sum, std::memory_order_relaxed);
   }
 
-  void AddGroup(size_t w, const Part& x, int64_t group, float* y) {
+  void AddGroup(const Part& x, int64_t group, float* y) {
     for (int64_t r = x.row_begin; r < x.row_end; ++r) {
-      EpilogueRow row = Row(w, x, r, group, y + (r - x.row_begin) * x.ldc);
-      ScaleRow(w, x, r, &row, group > 0);
+      EpilogueRow row = Row(x, r, group, y + (r - x.row_begin) * x.ldc);
+      // The total of W8A32 starts at +0, which a first addend of −0 leaves as it is.
+      if (group == 0 && is_float()) std::fill_n(row.y, row.n, 0.0f);
+      ScaleRow(x, r, &row, group > 0 || is_float());
     }
   }
 
-  void FinishRows(size_t w, const Part& x, float* y) {
-    OutcomeTally tally(&outcomes_, lot_.indices[w]);
+  void FinishRows(const Part& x, float* y) {
+    const RowOps& ops = *x.of->kernel->ops;
+    OutcomeTally tally(&outcomes_, x.of->index);
     for (int64_t r = x.row_begin; r < x.row_end; ++r) {
-      EpilogueRow row = Row(w, x, r, 0, group_wise() ? y + (r - x.row_begin) * x.ldc : y);
+      EpilogueRow row = Row(x, r, 0, group_wise() ? y + (r - x.row_begin) * x.ldc : y);
       if (row.epilogue->raw()) {
-        CorrectRow(w, x, r, &row);
-        kernel_.ops->finish_raw(&row);
+        CorrectRow(x, r, &row);
+        ops.finish_raw(&row);
       } else {
-        if (!group_wise()) ScaleRow(w, x, r, &row, false);
-        kernel_.ops->finish(&row);
+        if (!group_wise()) ScaleRow(x, r, &row, false);
+        ops.finish(&row);
       }
       if (row.overflow_count == 0) continue;
       const PackedRow& packed = packed_rows_[size_t(r)];
@@ -350,33 +381,37 @@ class Loop {
     }
   }
 
-  const MicroKernel& kernel_;
-  const Lot& lot_;
+  const MicroKernel& first_;  // whose operand, kr and mr are everybody's
+  std::span<const LotWeight> lot_;
   std::span<const std::span<const uint32_t>> checks_;
+  const ThreadTeam& team_;
   const int members_;
   ActivationPacker packer_;
   TeamBarrier barrier_;
   std::mutex outcomes_;
   int64_t blocks_ = 0;
   int64_t block_rows_max_ = 0;
-  std::byte* packed_ = nullptr;
-  std::vector<PackedRow> packed_rows_;
-  std::vector<int32_t> row_sums_;  // [rows][groups], for weights with an offset
-  std::vector<Strip> strips_;
+  Arena& memory_;
+  std::byte* packed_ = nullptr;  // in memory_
+  std::vector<PackedRow>& packed_rows_;
+  std::vector<int32_t>& row_sums_;  // [rows][groups], for weights with an offset
+  std::vector<Strip>& strips_;
   bool packed_ahead_ = false;
   int64_t pack_ns_ = 0;
+  std::atomic<int64_t> packed_count_{0};
 };
 
 }  // namespace
 
-void RunTileLoop(const Lot& lot, std::span<RowSegment> segments,
-                 std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
-                 int members, int64_t* pack_ns) {
-  Loop loop(lot, segments, check_vectors, members);
-  if (loop.rows() == 0) return;
+LoopReport RunTileLoop(std::span<const LotWeight> lot, std::span<RowSegment> segments,
+                       std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
+                       int members) {
+  static thread_local CallScratch scratch;
+  Loop loop(lot, segments, check_vectors, *team, members, &scratch);
+  if (loop.rows() == 0) return {};
   loop.Prepare();
   team->Run(members, [&loop](int member) { loop.Run(member); });
-  *pack_ns += loop.pack_ns();
+  return loop.report();
 }
 
 }  // namespace qmatmul::cpu

@@ -13,7 +13,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "kernels/cpu/micro_kernel.h"
 #include "kernels/cpu/pack.h"
@@ -22,18 +21,30 @@
 
 namespace qmatmul::cpu {
 
-// Weights of a Work that share one kernel and one way of packing the activations.
-struct Lot {
+// A weight of a step and the kernel that multiplies by it.
+struct LotWeight {
   const MicroKernel* kernel = nullptr;
-  int64_t group_k = 0;
-  std::vector<size_t> indices;  // within the step
-  std::vector<const CpuPackedWeight*> weights;
+  const CpuPackedWeight* weight = nullptr;
+  size_t index = 0;  // within the step
 };
 
-// Computes every segment against every weight of the lot. Types, counts and ranges have been
-// checked by whoever made the Work. Adds the time spent packing to *pack_ns.
-void RunTileLoop(const Lot& lot, std::span<RowSegment> segments,
-                 std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
-                 int members, int64_t* pack_ns);
+// True when both read the same packed activations: then one lot packs them once.
+inline bool SharePackedRows(const LotWeight& a, const LotWeight& b) {
+  return a.kernel->operand == b.kernel->operand && a.kernel->kr == b.kernel->kr &&
+         a.kernel->mr == b.kernel->mr && a.weight->group_k() == b.weight->group_k();
+}
+
+// What a loop did.
+struct LoopReport {
+  int64_t packed_rows = 0;
+  int64_t pack_ns = 0;
+};
+
+// Computes every segment against every weight of a lot, which all share their packed rows. Types, counts
+// and ranges have been checked by whoever made the Work. Allocates nothing once a thread's buffers have
+// grown to what its calls take.
+LoopReport RunTileLoop(std::span<const LotWeight> lot, std::span<RowSegment> segments,
+                       std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,
+                       int members);
 
 }  // namespace qmatmul::cpu

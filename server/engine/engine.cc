@@ -6,10 +6,9 @@
 namespace qmatmul {
 namespace {
 
-// Bounds of what a refused client is told to wait: long enough to matter, short enough to notice
-// room.
-constexpr int64_t kRetryNsMin = 1'000'000;
-constexpr int64_t kRetryNsMax = 1'000'000'000;
+// What a refused client is told to wait: for room among the requests in flight, and for a successor.
+constexpr int64_t kRoomRetryNs = 1'000'000;
+constexpr int64_t kDrainRetryNs = 1'000'000'000;
 
 std::vector<Metrics::KernelKey> KernelKeys(const std::vector<Device*>& devices) {
   std::vector<Metrics::KernelKey> keys;
@@ -41,9 +40,13 @@ Engine::Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions
       std::make_unique<WeightStore>(device_list_, options.weight_bytes_max, clock_, *metrics_);
   router_ =
       std::make_unique<Router>(device_list_, options.known_device_kinds, options.inline_ns_max);
-  for (size_t d = 0; d < device_list_.size(); ++d)
+  for (size_t d = 0; d < device_list_.size(); ++d) {
+    const auto predict = [this, d](const Request& request, int64_t rows) {
+      return router_->PredictNs(d, QueryOf(request), rows, 0);
+    };
     executors_.push_back(std::make_unique<Executor>(d, *device_list_[d], *metrics_, clock_,
-                                                    options.queue_requests_max));
+                                                    options.batcher, predict));
+  }
 }
 
 Engine::~Engine() { Stop(); }
@@ -56,7 +59,7 @@ void Engine::Stop() {
 Status Engine::Admit(Request* request) {
   if (stopped_.load(std::memory_order_relaxed)) {
     Status status{Code::kUnavailable, "DRAINING", "the server is shutting down; try another"};
-    status.retry_after_ns = kRetryNsMax;
+    status.retry_after_ns = kDrainRetryNs;
     return status;
   }
   gauge_.requests.fetch_add(1, std::memory_order_relaxed);
@@ -71,7 +74,7 @@ Status Engine::Admit(Request* request) {
                              std::to_string(options_.in_flight_bytes_max)}
                       .With("value", std::to_string(request->bytes))
                       .With("limit", std::to_string(options_.in_flight_bytes_max));
-  status.retry_after_ns = kRetryNsMin;
+  status.retry_after_ns = kRoomRetryNs;
   return status;
 }
 
@@ -88,8 +91,7 @@ void Engine::Refuse(Request* request, Status status) {
 }
 
 void Engine::Submit(Request* request) {
-  const RouteQuery query{request->activations.rows, request->weights, request->arithmetic,
-                         request->device, request->kernel};
+  const RouteQuery query = QueryOf(*request);
   Route route;
   if (Status status = router_->Choose(query, Backlogs(), &route); !status.ok())
     return Refuse(request, std::move(status));
@@ -99,20 +101,15 @@ void Engine::Submit(Request* request) {
     request->Complete();
     return;
   }
-  Batch batch{{request}, route.predicted_ns};
   if (route.runs_inline) {
     metrics_->Add(Counter::kInlineRuns);
-    executor.RunNow(batch);
+    executor.RunNow(request);
     return;
   }
-  if (executor.Submit(batch)) return;
-  const std::string limit = std::to_string(options_.queue_requests_max);
-  Status status = Status{Code::kUnavailable, "QUEUE_FULL",
-                         "device " + device_list_[route.device]->info().id + " has " + limit +
-                             " requests waiting"}
-                      .With("limit", limit);
-  status.retry_after_ns = std::clamp(executor.backlog_ns(), kRetryNsMin, kRetryNsMax);
-  Refuse(request, std::move(status));
+  if (Status status = executor.Submit(request); !status.ok()) {
+    if (status.code == Code::kDeadlineExceeded) metrics_->Add(Counter::kExpired);
+    Refuse(request, std::move(status));
+  }
 }
 
 Status Engine::Explain(const RouteQuery& query, Plan* plan) const {

@@ -34,7 +34,7 @@
 namespace qmatmul {
 
 struct EngineOptions {
-  int64_t queue_requests_max = 1024;               // waiting for one device
+  BatcherLimits batcher;                           // of each device
   int64_t in_flight_bytes_max = int64_t{1} << 30;  // input and output of all requests
   int64_t weight_bytes_max = int64_t{1} << 40;     // packed weights on one device
   int64_t inline_ns_max = 20'000;                  // what a hand-off costs
@@ -67,8 +67,8 @@ class Engine {
   // Takes room for request->bytes; before the memory of its answer is allocated.
   // kUnavailable IN_FLIGHT_BYTES, DRAINING.
   Status Admit(Request* request);
-  // Computes an admitted request: here and now, or queued. Refusals complete it too: kUnavailable
-  // QUEUE_FULL, and the router's.
+  // Computes an admitted request: here and now, or queued. Refusals, the router's and the batcher's,
+  // complete it too.
   void Submit(Request* request);
   Status Explain(const RouteQuery& query, Plan* plan) const;
   // Refuses what comes, computes what is queued, ends the threads.
@@ -83,6 +83,7 @@ class Engine {
   int64_t requests_in_flight() const { return gauge_.requests.load(std::memory_order_acquire); }
   int64_t bytes_in_flight() const { return gauge_.bytes.load(std::memory_order_relaxed); }
   int64_t queued(size_t device) const { return executors_[device]->queued(); }
+  int64_t queued_rows(size_t device) const { return executors_[device]->queued_rows(); }
 
  private:
   std::vector<int64_t> Backlogs() const;

@@ -11,6 +11,16 @@ int64_t OpsOf(int64_t rows, const Weight& weight) {
   return 2 * rows * weight.content->spec.k * weight.content->spec.n;
 }
 
+// The request's weights in the order in which the device names its kernels: side by side, or the
+// steps of a chain.
+std::vector<const Weight*> WeightsOf(const Request& request) {
+  std::vector<const Weight*> weights;
+  weights.reserve(request.weights.size() + request.then.size());
+  for (const WeightPtr& weight : request.weights) weights.push_back(weight.get());
+  for (const ChainLink& link : request.then) weights.push_back(link.weight.get());
+  return weights;
+}
+
 // The first output of the request that had to fit and did not.
 Status OverflowStatus(const Request& request) {
   for (size_t i = 0; i < request.outputs.size(); ++i) {
@@ -36,111 +46,151 @@ Status OverflowStatus(const Request& request) {
 }  // namespace
 
 Executor::Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
-                   int64_t queue_max)
+                   const BatcherLimits& limits, Batcher::Predictor predictor)
     : device_index_(device_index),
       device_(device),
       metrics_(metrics),
       clock_(clock),
-      queue_max_(static_cast<size_t>(queue_max)),
-      thread_([this] { Loop(); }) {
-  pthread_setname_np(thread_.native_handle(), ("q-" + device.info().id).substr(0, 15).c_str());
+      batcher_(limits, clock, std::move(predictor)),
+      compute_thread_([this] { ComputeLoop(); }),
+      answer_thread_([this] { AnswerLoop(); }) {
+  const std::string& id = device.info().id;
+  pthread_setname_np(compute_thread_.native_handle(), ("q-" + id).substr(0, 15).c_str());
+  pthread_setname_np(answer_thread_.native_handle(), ("a-" + id).substr(0, 15).c_str());
 }
 
 Executor::~Executor() { Stop(); }
 
-bool Executor::Submit(Batch& batch) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopped_ || queue_.size() >= queue_max_) return false;
-    backlog_ns_.fetch_add(batch.predicted_ns, std::memory_order_relaxed);
-    queue_.push_back(std::move(batch));
-  }
-  wake_.notify_one();
-  return true;
-}
-
 void Executor::Stop() {
+  batcher_.Stop();
+  if (compute_thread_.joinable()) compute_thread_.join();
+  if (answer_thread_.joinable()) answer_thread_.join();
+}
+
+void Executor::ComputeLoop() {
+  Batch batch;
+  std::vector<Request*> finished;
+  while (batcher_.Take(&batch, &finished)) {
+    for (Request* request : finished) Expire(*request);
+    if (!batch.pieces.empty()) {
+      Run(batch, /*threads_max=*/0, &finished);
+      batcher_.Done();
+    }
+    Answer(&finished);
+  }
   {
     const std::lock_guard lock(mutex_);
-    stopped_ = true;
+    computing_ended_ = true;
   }
   wake_.notify_one();
-  if (thread_.joinable()) thread_.join();
 }
 
-int64_t Executor::queued() const {
-  const std::lock_guard lock(mutex_);
-  return static_cast<int64_t>(queue_.size());
+void Executor::Answer(std::vector<Request*>* finished) {
+  if (finished->empty()) return;
+  if (batcher_.queued() == 0) {
+    CompleteAll(*finished);
+  } else {
+    const std::lock_guard lock(mutex_);
+    answers_.insert(answers_.end(), finished->begin(), finished->end());
+    wake_.notify_one();
+  }
+  finished->clear();
 }
 
-void Executor::Loop() {
-  std::unique_lock lock(mutex_);
+void Executor::AnswerLoop() {
+  std::vector<Request*> answers;
   for (;;) {
-    wake_.wait(lock, [this] { return stopped_ || !queue_.empty(); });
-    if (queue_.empty()) return;
-    Batch batch = std::move(queue_.front());
-    queue_.pop_front();
-    lock.unlock();
-    Run(batch, /*threads_max=*/0);
-    backlog_ns_.fetch_sub(batch.predicted_ns, std::memory_order_relaxed);
-    lock.lock();
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return computing_ended_ || !answers_.empty(); });
+      if (answers_.empty()) return;
+      answers.swap(answers_);
+    }
+    CompleteAll(answers);
+    answers.clear();
   }
 }
 
-void Executor::DropExpired(Batch& batch, int64_t now_ns) {
-  std::erase_if(batch.requests, [&](Request* request) {
-    const bool cancelled = request->cancelled.load(std::memory_order_relaxed);
-    if (!cancelled && now_ns <= request->deadline_ns) return false;
-    request->status =
-        cancelled ? Status{Code::kCancelled, "CANCELLED",
-                           "the client cancelled before the computation began"}
-                  : Status{Code::kDeadlineExceeded, "DEADLINE", "the deadline passed in the queue"};
-    metrics_.Add(Counter::kExpired);
+void Executor::CompleteAll(const std::vector<Request*>& finished) {
+  for (Request* request : finished) {
+    // An answer that nobody waits for any more is not worth the transport's time.
+    const bool is_dead =
+        request->cancelled.load(std::memory_order_relaxed) || clock_.NowNs() > request->deadline_ns;
+    if (is_dead && request->status.ok()) Expire(*request);
     request->Complete();
-    return true;
-  });
+  }
 }
 
-void Executor::Run(Batch& batch, int threads_max) {
-  const int64_t start_ns = clock_.NowNs();
-  DropExpired(batch, start_ns);
-  if (batch.requests.empty()) return;
+// A request that failed in an earlier piece keeps its reason.
+void Executor::Expire(Request& request) const {
+  if (!request.status.ok()) return;
+  metrics_.Add(Counter::kExpired);
+  request.status = request.cancelled.load(std::memory_order_relaxed)
+                       ? Status{Code::kCancelled, "CANCELLED", "the client cancelled the call"}
+                       : Status{Code::kDeadlineExceeded, "DEADLINE",
+                                "the deadline passed before the answer was there"};
+}
 
-  const Request& first = *batch.requests.front();
-  std::vector<std::shared_ptr<const PackedWeight>> weights;
-  weights.reserve(first.weights.size());
-  for (const WeightPtr& weight : first.weights)
-    weights.push_back(weight->content->copies()[device_index_]);
-  std::vector<RowSegment> segments;
-  segments.reserve(batch.requests.size());
-  for (Request* request : batch.requests) {
-    RowSegment& segment = segments.emplace_back();
-    segment.activations = &request->activations;
-    segment.rows = request->activations.rows;
-    segment.outputs = request->outputs;
-    segment.scales_used = request->scales_used;
+void Executor::RunNow(Request* request) {
+  const int64_t rows = request->activations.rows;
+  request->rows_left = rows;
+  Batch batch{{{request, 0, rows}}, rows};
+  std::vector<Request*> finished;
+  if (request->cancelled.load(std::memory_order_relaxed) || clock_.NowNs() > request->deadline_ns) {
+    Expire(*request);
+    finished.push_back(request);
+  } else {
+    Run(batch, /*threads_max=*/1, &finished);
   }
-  WorkStep step;
-  step.weights = weights;
-  step.arithmetic = first.arithmetic;
+  CompleteAll(finished);
+}
+
+void Executor::Run(Batch& batch, int threads_max, std::vector<Request*>* finished) {
+  const int64_t start_ns = clock_.NowNs();
+  const Request& first = *batch.pieces.front().request;
+  std::vector<std::shared_ptr<const PackedWeight>> weights;
+  weights.reserve(first.weights.size() + first.then.size());
+  for (const Weight* weight : WeightsOf(first))
+    weights.push_back(weight->content->copies()[device_index_]);
+  std::vector<WorkStep> steps(1 + first.then.size());
+  steps[0].weights = std::span(weights).first(first.weights.size());
+  steps[0].arithmetic = first.arithmetic;
+  for (size_t i = 0; i < first.then.size(); ++i) {
+    steps[i + 1].weights = std::span(weights).subspan(first.weights.size() + i, 1);
+    steps[i + 1].arithmetic = first.then[i].arithmetic;
+  }
+  std::vector<RowSegment> segments;
+  segments.reserve(batch.pieces.size());
+  for (const BatchPiece& piece : batch.pieces) {
+    RowSegment& segment = segments.emplace_back();
+    segment.activations = &piece.request->activations;
+    segment.row_begin = piece.row_begin;
+    segment.rows = piece.rows;
+    segment.outputs = piece.request->outputs;
+    segment.intermediates = piece.request->intermediates;
+    segment.scales_used = piece.request->scales_used;
+  }
   Work work;
   work.segments = segments;
-  work.steps = {&step, 1};
+  work.steps = steps;
   work.kernel = first.kernel;
   work.threads_max = threads_max;
 
   RunReport report;
   const Fault fault = device_.Run(work, &report);
-  Deliver(batch, segments, fault, report, start_ns);
+  if (fault.ok()) CountRun(batch, segments, report);
+  for (size_t i = 0; i < segments.size(); ++i)
+    if (Settle(batch.pieces[i], segments[i], fault, report, start_ns))
+      finished->push_back(batch.pieces[i].request);
 }
 
 void Executor::CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
                         const RunReport& report) {
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.fault.ok() ? segment.rows : 0;
-  const std::vector<WeightPtr>& weights = batch.requests.front()->weights;
+  const std::vector<const Weight*> weights = WeightsOf(*batch.pieces.front().request);
   int64_t all_ops = 0;
-  for (const WeightPtr& weight : weights) all_ops += OpsOf(rows, *weight);
+  for (const Weight* weight : weights) all_ops += OpsOf(rows, *weight);
   // Weights of several types take several kernels; each is charged its share of the time by its work.
   for (size_t i = 0; i < weights.size(); ++i) {
     const auto end = report.kernels.begin() + static_cast<std::ptrdiff_t>(i);
@@ -159,30 +209,32 @@ void Executor::CountRun(const Batch& batch, const std::vector<RowSegment>& segme
   if (!report.fallback.empty()) metrics_.CountFallback(report.fallback);
 }
 
-void Executor::Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault,
-                       const RunReport& report, int64_t start_ns) {
-  if (fault.ok()) CountRun(batch, segments, report);
-  for (size_t i = 0; i < batch.requests.size(); ++i) {
-    Request& request = *batch.requests[i];
-    request.execution = {device_.info().id,
-                         report.kernels,
-                         report.rows,
-                         report.padded_rows,
-                         start_ns - request.admitted_ns,
-                         report.compute_ns};
-    metrics_.Observe(Histogram::kQueueNs, request.execution.queue_ns);
-    int64_t overflows = 0;
-    for (const SegmentOutput& output : request.outputs) overflows += output.outcome.overflow_count;
-    if (overflows > 0) metrics_.Add(Counter::kOutputOverflows, overflows);
-    if (!fault.ok()) {
-      request.status = FromFault(fault);
-    } else if (!segments[i].fault.ok()) {
-      request.status = FromFault(segments[i].fault, "activations.data");
-    } else {
-      request.status = OverflowStatus(request);
-    }
-    request.Complete();
+bool Executor::Settle(const BatchPiece& piece, const RowSegment& segment, const Fault& fault,
+                      const RunReport& report, int64_t start_ns) {
+  Request& request = *piece.request;
+  Execution& done = request.execution;
+  if (piece.row_begin == 0) {
+    done.device = device_.info().id;
+    done.kernels = report.kernels;
+    done.queue_ns = start_ns - request.admitted_ns;
+    metrics_.Observe(Histogram::kQueueNs, done.queue_ns);
   }
+  done.batch_rows = std::max(done.batch_rows, report.rows);
+  done.padded_rows = std::max(done.padded_rows, report.padded_rows);
+  done.compute_ns += report.compute_ns;
+  if (!fault.ok()) {
+    request.status = FromFault(fault);
+  } else if (!segment.fault.ok()) {
+    request.status = FromFault(segment.fault, "activations.data");
+  }
+  request.rows_left -= piece.rows;
+  // What of a failed request still waits comes back from the batcher as dropped.
+  if (request.rows_left > 0) return false;
+  int64_t overflows = 0;
+  for (const SegmentOutput& output : request.outputs) overflows += output.outcome.overflow_count;
+  if (overflows > 0) metrics_.Add(Counter::kOutputOverflows, overflows);
+  if (request.status.ok()) request.status = OverflowStatus(request);
+  return true;
 }
 
 }  // namespace qmatmul

@@ -1,83 +1,79 @@
-// Computes the batches of one device: a bounded queue and the one thread that is the device's
-// compute.
+// Computes the batches of one device: the one thread that is the device's compute, and one that hands
+// finished answers out while the device goes on.
 //
-// Why one thread: it is member 0 of the device's team, so nothing else ever computes there and two
-// batches never fight for the same cores. The exception runs on the caller's thread (RunNow): a job
-// shorter than the hand-off.
+// Why one thread computes: it is member 0 of the device's team, so nothing else ever computes there
+// and two batches never fight for the same cores. The exception runs on the caller's thread (RunNow):
+// a job shorter than the hand-off.
+//
+// Why another one answers: an answer costs the transport 10–20 µs, which for a batch of 64 is longer
+// than many products. With nothing waiting the hand-off is saved, and the computing thread answers.
 //
 // Thread-safety: all methods may be called from any thread, Stop once. Device, metrics and clock
-// outlive the executor. Ownership: a batch moves in; its requests are borrowed until each is
-// completed.
+// outlive the executor. Ownership: requests are borrowed until each is completed.
 //
 // Invariants
-//   1. A batch that Submit took is run, or its requests are completed with the reason, before Stop
-//   returns.
-//   2. A full queue refuses at once and leaves the batch with the caller.
+//   1. A request that Submit took is completed exactly once, before Stop returns.
+//   2. A cancelled or late request is completed without being computed further.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 #include "kernels/device.h"
+#include "server/engine/batcher.h"
 #include "server/engine/clock.h"
 #include "server/engine/metrics.h"
 #include "server/engine/request.h"
 
 namespace qmatmul {
 
-// Requests that run together: same weights in the same order, same arithmetic, same forced kernel.
-// Output types, epilogues and activation types may differ from one to the next.
-struct Batch {
-  std::vector<Request*> requests;  // not empty
-  int64_t predicted_ns = 0;
-};
-
 class Executor {
  public:
   Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
-           int64_t queue_max);
+           const BatcherLimits& limits, Batcher::Predictor predictor);
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  // False when the queue is full or the executor is stopped.
-  bool Submit(Batch& batch);
-  // Computes on this thread, alone, and completes the requests.
-  void RunNow(Batch& batch) { Run(batch, /*threads_max=*/1); }
-  // Computes what is queued, then ends the thread.
+  // Refusals, which leave the request with the caller, are the batcher's.
+  Status Submit(Request* request) { return batcher_.Push(request); }
+  // Computes on this thread, alone, and completes the request.
+  void RunNow(Request* request);
+  // Computes what is queued, then ends the threads.
   void Stop();
 
   // Predicted time of what is queued or running.
-  int64_t backlog_ns() const { return backlog_ns_.load(std::memory_order_relaxed); }
-  int64_t queued() const;
+  int64_t backlog_ns() const { return batcher_.backlog_ns(); }
+  int64_t queued() const { return batcher_.queued(); }
+  int64_t queued_rows() const { return batcher_.queued_rows(); }
 
  private:
-  void Loop();
-  void Run(Batch& batch, int threads_max);
-  // Completes what nobody waits for any more, before it costs anything.
-  void DropExpired(Batch& batch, int64_t now_ns);
+  void ComputeLoop();
+  void AnswerLoop();
+  void Run(Batch& batch, int threads_max, std::vector<Request*>* finished);
+  void Expire(Request& request) const;
   void CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
                 const RunReport& report);
-  void Deliver(Batch& batch, std::vector<RowSegment>& segments, const Fault& fault,
-               const RunReport& report, int64_t start_ns);
+  // Notes what was done for the piece's request; true when that was its last.
+  bool Settle(const BatchPiece& piece, const RowSegment& segment, const Fault& fault,
+              const RunReport& report, int64_t start_ns);
+  void Answer(std::vector<Request*>* finished);
+  void CompleteAll(const std::vector<Request*>& finished);
 
   const size_t device_index_;
   Device& device_;
   Metrics& metrics_;
   const Clock& clock_;
-  const size_t queue_max_;
-  std::atomic<int64_t> backlog_ns_{0};
-  mutable std::mutex mutex_;  // guards what follows
+  Batcher batcher_;
+  std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
-  std::deque<Batch> queue_;
-  bool stopped_ = false;
-  std::thread thread_;  // last: it uses all of the above
+  std::vector<Request*> answers_;
+  bool computing_ended_ = false;
+  std::thread compute_thread_;  // the threads last: they use all of the above
+  std::thread answer_thread_;
 };
 
 }  // namespace qmatmul

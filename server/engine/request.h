@@ -71,6 +71,14 @@ struct Execution {
   int64_t compute_ns = 0;
 };
 
+// A step of a chain after the first: the result so far, quantized per row, times one more weight.
+struct ChainLink {
+  WeightPtr weight;
+  Arithmetic arithmetic = Arithmetic::kW8A8;
+};
+
+inline constexpr int64_t kNoDeadline = std::numeric_limits<int64_t>::max();
+
 class Request {
  public:
   Request() = default;
@@ -84,13 +92,16 @@ class Request {
   // --- What is asked. ---
   std::vector<WeightPtr> weights;  // 1 … 16, sharing K
   ActivationView activations;
-  std::vector<SegmentOutput> outputs;  // one per weight
-  std::span<float> scales_used;        // dynamic quantization: room for [rows], or empty
+  std::vector<SegmentOutput> outputs;  // one per weight; of a chain, one, of its last step
+  std::vector<ChainLink> then;
+  std::vector<Epilogue> intermediates;  // of each step of a chain but the last
+  std::span<float> scales_used;         // dynamic quantization: room for [rows], or empty
   Arithmetic arithmetic = Arithmetic::kW8A8;
-  std::string_view device;  // forced id or kind; empty: the router chooses
-  std::string_view kernel;  // forced name; empty: the device chooses
-  int64_t bytes = 0;        // input and output, for admission
-  int64_t deadline_ns = std::numeric_limits<int64_t>::max();  // on the engine's clock
+  std::string_view device;             // forced id or kind; empty: the router chooses
+  std::string_view kernel;             // forced name; empty: the device chooses
+  int64_t bytes = 0;                   // input and output, for admission
+  uint64_t client = 0;                 // who asks: those who ask for the same weights take turns
+  int64_t deadline_ns = kNoDeadline;   // on the engine's clock
   std::atomic<bool> cancelled{false};  // set from any thread; work not yet started is then not done
 
   // --- What became of it. ---
@@ -100,6 +111,9 @@ class Request {
   // --- The engine's notes. ---
   Admission admission;
   int64_t admitted_ns = 0;
+  int64_t rows_taken = 0;   // that are in some batch
+  int64_t rows_left = 0;    // that are not computed yet
+  Request* next = nullptr;  // in its line
 };
 
 }  // namespace qmatmul

@@ -8,12 +8,19 @@ namespace {
 
 constexpr size_t kNoDevice = std::numeric_limits<size_t>::max();
 
-bool HoldsAll(size_t device, std::span<const WeightPtr> weights) {
-  return std::all_of(weights.begin(), weights.end(),
-                     [&](const WeightPtr& w) { return w->content->copies()[device] != nullptr; });
+bool HoldsAll(size_t device, const RouteQuery& query) {
+  const auto holds = [&](const WeightPtr& w) { return w->content->copies()[device] != nullptr; };
+  return std::all_of(query.weights.begin(), query.weights.end(), holds) &&
+         std::all_of(query.then.begin(), query.then.end(),
+                     [&](const ChainLink& link) { return holds(link.weight); });
 }
 
 }  // namespace
+
+RouteQuery QueryOf(const Request& request) {
+  return {request.activations.rows, request.weights, request.arithmetic,
+          request.device,           request.kernel,  request.then};
+}
 
 Router::Router(std::span<Device* const> devices, std::vector<std::string> known_kinds,
                int64_t inline_ns_max)
@@ -68,26 +75,35 @@ Status Router::CheckKernel(const RouteQuery& query, size_t* device) const {
                   "kernel " + name + " is not one of device " + std::string(query.device),
                   "options.kernel"}
         .With("value", name);
-  for (const WeightPtr& weight : query.weights) {
-    const DataType dtype = weight->content->spec.dtype;
-    if (row->info.weight == dtype && row->info.arithmetic == query.arithmetic) continue;
-    return Status{Code::kFailedPrecondition, "KERNEL_UNSUPPORTED",
-                  "kernel " + name + " multiplies " + std::string(NameOf(row->info.weight)) +
-                      " weights by " + std::string(NameOf(row->info.arithmetic)) + "; weights/" +
-                      weight->id + " is " + std::string(NameOf(dtype)) + " and the request " +
-                      std::string(NameOf(query.arithmetic)),
-                  "options.kernel"}
-        .With("value", name);
-  }
+  for (const WeightPtr& weight : query.weights)
+    if (Status s = CheckKernelFits(row->info, *weight, query.arithmetic); !s.ok()) return s;
+  for (const ChainLink& link : query.then)
+    if (Status s = CheckKernelFits(row->info, *link.weight, link.arithmetic); !s.ok()) return s;
   *device = row->device;
   return {};
 }
 
-int64_t Router::Predict(size_t device, const RouteQuery& query, int threads) const {
+Status Router::CheckKernelFits(const KernelInfo& kernel, const Weight& weight,
+                               Arithmetic arithmetic) const {
+  const DataType dtype = weight.content->spec.dtype;
+  if (kernel.weight == dtype && kernel.arithmetic == arithmetic) return {};
+  return Status{Code::kFailedPrecondition, "KERNEL_UNSUPPORTED",
+                "kernel " + kernel.name + " multiplies " + std::string(NameOf(kernel.weight)) +
+                    " weights by " + std::string(NameOf(kernel.arithmetic)) + "; weights/" +
+                    weight.id + " is " + std::string(NameOf(dtype)) + " and the request " +
+                    std::string(NameOf(arithmetic)),
+                "options.kernel"}
+      .With("value", kernel.name);
+}
+
+int64_t Router::PredictNs(size_t device, const RouteQuery& query, int64_t rows, int threads) const {
+  const auto predict = [&](const Weight& weight) {
+    const WeightSpec& spec = weight.content->spec;
+    return devices_[device]->PredictNs(rows, spec.k, spec.n, threads);
+  };
   int64_t ns = 0;
-  for (const WeightPtr& weight : query.weights)
-    ns += devices_[device]->PredictNs(query.rows, weight->content->spec.k, weight->content->spec.n,
-                                      threads);
+  for (const WeightPtr& weight : query.weights) ns += predict(*weight);
+  for (const ChainLink& link : query.then) ns += predict(*link.weight);
   return ns;
 }
 
@@ -102,11 +118,11 @@ Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_
   }
   size_t best = kNoDevice;
   int64_t best_ns = 0;
+  const int64_t rows = query.rows;
   for (size_t d = 0; d < devices_.size(); ++d) {
-    if ((forced != kNoDevice && d != forced) || !Fits(d, query.device) ||
-        !HoldsAll(d, query.weights))
+    if ((forced != kNoDevice && d != forced) || !Fits(d, query.device) || !HoldsAll(d, query))
       continue;
-    const int64_t ns = Predict(d, query, 0);
+    const int64_t ns = PredictNs(d, query, rows, 0);
     // Ties go to the first: the CPU, which needs no transfer.
     if (best != kNoDevice && ns + backlog_ns[d] >= best_ns + backlog_ns[best]) continue;
     best = d;
@@ -119,7 +135,7 @@ Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_
   route->predicted_ns = best_ns;
   // A lane computes here and now only where a Run needs no hand-off of its own: on the CPU.
   route->runs_inline = devices_[best]->info().kind == "cpu" && best_ns <= inline_ns_max_ &&
-                       Predict(best, query, 1) <= inline_ns_max_;
+                       PredictNs(best, query, rows, 1) <= inline_ns_max_;
   return {};
 }
 

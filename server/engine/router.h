@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "server/engine/request.h"
 #include "server/engine/status.h"
 #include "server/engine/weight_store.h"
 
@@ -26,7 +27,10 @@ struct RouteQuery {
   Arithmetic arithmetic = Arithmetic::kW8A8;
   std::string_view device;  // forced id or kind; empty: any
   std::string_view kernel;  // forced name; empty: any
+  std::span<const ChainLink> then = {};
 };
+
+RouteQuery QueryOf(const Request& request);
 
 struct Route {
   size_t device = 0;         // index
@@ -45,6 +49,9 @@ class Router {
   //   kFailedPrecondition  DEVICE_ABSENT, KERNEL_UNSUPPORTED
   Status Choose(const RouteQuery& query, std::span<const int64_t> backlog_ns, Route* route) const;
 
+  // Predicted time of the query's products, for `rows` rows, on `threads` threads (0: the whole team).
+  int64_t PredictNs(size_t device, const RouteQuery& query, int64_t rows, int threads) const;
+
   // Whether `device` fits the forced id or kind ("" fits all).
   bool Fits(size_t device, std::string_view forced) const;
 
@@ -56,7 +63,8 @@ class Router {
 
   Status CheckDevice(std::string_view forced) const;
   Status CheckKernel(const RouteQuery& query, size_t* device) const;
-  int64_t Predict(size_t device, const RouteQuery& query, int threads) const;
+  Status CheckKernelFits(const KernelInfo& kernel, const Weight& weight,
+                         Arithmetic arithmetic) const;
 
   const std::vector<Device*> devices_;
   const std::vector<std::string> known_kinds_;

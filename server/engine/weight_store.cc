@@ -9,9 +9,38 @@ WeightStore::WeightStore(std::span<Device* const> devices, int64_t device_bytes_
     : devices_(devices.begin(), devices.end()),
       clock_(clock),
       metrics_(metrics),
-      ledger_(std::make_shared<MemoryLedger>(devices.size(), device_bytes_max)) {}
+      ledger_(std::make_shared<MemoryLedger>(devices.size(), device_bytes_max)) {
+  Changed();
+}
+
+void WeightStore::Changed() {
+  static std::atomic<uint64_t> next{0};
+  version_.store(next.fetch_add(1, std::memory_order_relaxed) + 1, std::memory_order_release);
+}
+
+WeightStore::Snapshot WeightStore::TakeSnapshot() const {
+  const std::unique_lock lock(mutex_);
+  const uint64_t version = version_.load(std::memory_order_relaxed);
+  if (snapshot_.version != version) {
+    auto index = std::make_shared<Index>();
+    index->reserve(by_id_.size());
+    for (const auto& [id, weight] : by_id_) index->emplace(id, weight);
+    snapshot_ = {version, std::move(index)};
+  }
+  return snapshot_;
+}
 
 WeightPtr WeightStore::Find(std::string_view id) const {
+  thread_local Snapshot seen;
+  if (seen.version != version_.load(std::memory_order_acquire)) seen = TakeSnapshot();
+  const auto row = seen.index->find(id);
+  if (row == seen.index->end()) return nullptr;
+  // Gone since the look at the version: what is bound to the name now, if anything?
+  if (WeightPtr weight = row->second.lock()) return weight;
+  return FindLocked(id);
+}
+
+WeightPtr WeightStore::FindLocked(std::string_view id) const {
   const std::shared_lock lock(mutex_);
   const auto row = by_id_.find(id);
   return row == by_id_.end() ? nullptr : row->second;
@@ -55,6 +84,7 @@ Status WeightStore::Delete(std::string_view id, int64_t* freed_bytes) {
         .With("value", "weights/" + std::string(id));
   weight = std::move(row->second);
   by_id_.erase(row);
+  Changed();
   Unbind(*weight->content);
   *freed_bytes = by_digest_.contains(weight->content->digest) ? 0 : weight->content->bytes();
   return {};
@@ -106,6 +136,7 @@ Status WeightStore::Bind(const Registration& r, std::shared_ptr<const WeightCont
   ++bound.names;
   previous = std::move(slot);
   slot = std::make_shared<Weight>(Weight{r.id, bound.content, clock_.UnixNs()});
+  Changed();
   *weight = slot;
   if (previous != nullptr) Unbind(*previous->content);
   return {};

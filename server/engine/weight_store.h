@@ -14,12 +14,14 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <shared_mutex>
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels/device.h"
@@ -39,7 +41,7 @@ class WeightStore {
   WeightStore(std::span<Device* const> devices, int64_t device_bytes_max, const Clock& clock,
               Metrics& metrics);
 
-  // Null when the name is not bound.
+  // Null when the name is not bound. Takes no lock while nothing is bound or unbound.
   WeightPtr Find(std::string_view id) const;
   // Up to `limit` weights with id > after, ordered by id.
   std::vector<WeightPtr> List(std::string_view after, size_t limit) const;
@@ -55,6 +57,18 @@ class WeightStore {
 
  private:
   friend class WeightUpload;
+  // What Find looks into without a lock: each thread keeps the last one it saw. It must not keep
+  // weights alive, or a deleted one would be freed when some idle thread next looks something up.
+  struct IdHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view id) const { return std::hash<std::string_view>{}(id); }
+  };
+  using Index =
+      std::unordered_map<std::string, std::weak_ptr<const Weight>, IdHash, std::equal_to<>>;
+  struct Snapshot {
+    uint64_t version = 0;
+    std::shared_ptr<const Index> index;
+  };
   struct Bound {
     std::shared_ptr<const WeightContent> content;
     int64_t names = 0;
@@ -66,6 +80,9 @@ class WeightStore {
   Status Bind(const Registration& registration, std::shared_ptr<const WeightContent> content,
               WeightPtr* weight);
   void Unbind(const WeightContent& content);  // needs mutex_
+  WeightPtr FindLocked(std::string_view id) const;
+  Snapshot TakeSnapshot() const;
+  void Changed();  // needs mutex_
   int64_t NextGeneration() { return generation_.fetch_add(1, std::memory_order_relaxed) + 1; }
 
   const std::vector<Device*> devices_;
@@ -73,7 +90,9 @@ class WeightStore {
   Metrics& metrics_;
   const std::shared_ptr<MemoryLedger> ledger_;
   std::atomic<int64_t> generation_{0};
-  mutable std::shared_mutex mutex_;  // guards what follows
+  std::atomic<uint64_t> version_{0};  // of by_id_; differs from every other store's
+  mutable std::shared_mutex mutex_;   // guards what follows
+  mutable Snapshot snapshot_;
   std::map<std::string, WeightPtr, std::less<>> by_id_;
   std::map<std::string, Bound, std::less<>> by_digest_;
 };

@@ -71,7 +71,7 @@ TEST(Engine, RowsOfZeroAreServed) {
 
 TEST(Engine, FullQueueRefusesAtOnceAndSaysWhenToComeBack) {
   EngineOptions options;
-  options.queue_requests_max = 2;
+  options.batcher.requests_max = 2;
   EngineFixture f(options);
   const WeightPtr weight = f.Weight("w");
   f.device->CloseGate();
@@ -85,7 +85,8 @@ TEST(Engine, FullQueueRefusesAtOnceAndSaysWhenToComeBack) {
   EXPECT_EQ(refused.completions(), 1);
   EXPECT_EQ(refused.status.code, Code::kUnavailable);
   EXPECT_EQ(refused.status.reason, "QUEUE_FULL");
-  EXPECT_GE(refused.status.retry_after_ns, 3 * kLongNs) << "three predicted runs are ahead";
+  EXPECT_GE(refused.status.retry_after_ns, 2 * kLongNs)
+      << "a run is under way, and another waits for both";
   f.device->OpenGate();
   for (TestRequest* r : {&running, &first, &second}) {
     r->Await();
@@ -119,17 +120,15 @@ TEST(Engine, ExpiredAndCancelledWorkNeverReachesTheDevice) {
   TestRequest running(weight, 1), late(weight, 1), cancelled(weight, 1);
   ASSERT_TRUE(f.Send(&running).ok());
   f.device->AwaitRuns(1);
-  late.deadline_ns = f.clock.NowNs() + 10;
+  late.deadline_ns = f.clock.NowNs() + 10 * kLongNs;
   ASSERT_TRUE(f.Send(&late).ok());
   ASSERT_TRUE(f.Send(&cancelled).ok());
-  f.clock.Advance(11);
+  f.clock.Advance(11 * kLongNs);
   cancelled.cancelled = true;
   f.device->OpenGate();
-  late.Await();
-  cancelled.Await();
+  for (TestRequest* request : {&running, &late, &cancelled}) request->Await();
   EXPECT_EQ(late.status.code, Code::kDeadlineExceeded);
   EXPECT_EQ(cancelled.status.code, Code::kCancelled);
-  running.Await();
   EXPECT_EQ(f.device->runs, 1);
   EXPECT_EQ(f.engine->metrics().Read().at(Counter::kExpired), 2);
 }
@@ -144,6 +143,7 @@ TEST(Engine, QueueTimeIsMeasuredFromAdmission) {
   ASSERT_TRUE(f.Send(&waiting).ok());
   f.clock.Advance(5'000'000);
   f.device->OpenGate();
+  running.Await();
   waiting.Await();
   EXPECT_EQ(waiting.execution.queue_ns, 5'000'000);
 }
@@ -173,24 +173,97 @@ TEST(Engine, ABadSegmentFailsItsRequestOnly) {
   EXPECT_EQ(request.status.field, "activations.data");
 }
 
-TEST(Engine, RequestsOfOneBatchKeepTheirOwnAnswers) {
-  FakeClock clock;
-  FakeDevice device;
-  Metrics metrics(std::vector<Metrics::KernelKey>{{"cpu", kFakeKernel}});
+TEST(Engine, RequestsThatWaitTogetherRunTogetherAndKeepTheirOwnAnswers) {
   EngineFixture f;
   const WeightPtr weight = f.Weight("w");
-  Executor executor(0, device, metrics, clock, 8);
-  TestRequest one(weight, 1), bad(weight, 2), three(weight, 3);
+  f.device->CloseGate();
+  TestRequest running(weight, 1), one(weight, 1), bad(weight, 2), three(weight, 3);
+  ASSERT_TRUE(f.Send(&running).ok());
+  f.device->AwaitRuns(1);
   bad.activations.dtype = DataType::kF32;
-  Batch batch{{&one, &bad, &three}, kLongNs};
-  ASSERT_TRUE(executor.Submit(batch));
-  for (TestRequest* request : {&one, &bad, &three}) request->Await();
+  for (TestRequest* request : {&one, &bad, &three}) ASSERT_TRUE(f.Send(request).ok());
+  EXPECT_EQ(f.engine->queued_rows(0), 6);
+  f.device->OpenGate();
+  for (TestRequest* request : {&running, &one, &bad, &three}) request->Await();
   EXPECT_TRUE(one.status.ok());
   EXPECT_EQ(bad.status.reason, "ACTIVATION_RANGE");
   EXPECT_EQ(three.result().size(), 6u);
   EXPECT_EQ(three.result()[4], 6);
   EXPECT_EQ(three.execution.batch_rows, 6);
-  EXPECT_EQ(device.runs, 1);
+  EXPECT_EQ(f.device->runs, 2);
+}
+
+TEST(Engine, ALargeRequestIsCutAndItsAnswerShowsNoSeam) {
+  EngineOptions options;
+  options.batcher.batch_rows_max = 8;
+  EngineFixture f(options);
+  TestRequest large(f.Weight("w"), 21);
+  ASSERT_TRUE(f.Send(&large).ok());
+  large.Await();
+  ASSERT_TRUE(large.status.ok()) << large.status.message;
+  EXPECT_EQ(f.device->runs, 3);
+  EXPECT_EQ(large.completions(), 1);
+  for (size_t m = 0; m < 21; ++m) {
+    EXPECT_EQ(large.result()[2 * m], 6) << m;
+    EXPECT_EQ(large.result()[2 * m + 1], 9) << m;
+  }
+  EXPECT_EQ(large.execution.batch_rows, 8);
+  EXPECT_EQ(large.execution.compute_ns, 3000) << "of all three";
+}
+
+TEST(Engine, ACutRequestThatFailsIsCompletedOnceAndNotComputedFurther) {
+  EngineOptions options;
+  options.batcher.batch_rows_max = 8;
+  EngineFixture f(options);
+  TestRequest large(f.Weight("w"), 80);
+  large.activations.dtype = DataType::kF32;  // which the fake device refuses
+  ASSERT_TRUE(f.Send(&large).ok());
+  large.Await();
+  EXPECT_EQ(large.status.reason, "ACTIVATION_RANGE");
+  f.engine->Stop();
+  EXPECT_EQ(large.completions(), 1);
+  EXPECT_EQ(f.device->runs, 1);
+  EXPECT_EQ(f.engine->queued(0), 0);
+  EXPECT_EQ(f.engine->queued_rows(0), 0);
+}
+
+TEST(Engine, ADeadlineThatCannotBeKeptIsRefusedAtOnce) {
+  EngineFixture f;
+  const WeightPtr weight = f.Weight("w");
+  f.device->predicted_ns = kLongNs;
+  TestRequest hopeless(weight, 1), feasible(weight, 1);
+  hopeless.deadline_ns = f.clock.NowNs() + kLongNs - 1;
+  ASSERT_TRUE(f.Send(&hopeless).ok());
+  EXPECT_EQ(hopeless.completions(), 1);
+  EXPECT_EQ(hopeless.status.code, Code::kDeadlineExceeded);
+  EXPECT_EQ(hopeless.status.reason, "DEADLINE_UNREACHABLE");
+  EXPECT_EQ(f.device->runs, 0);
+  feasible.deadline_ns = f.clock.NowNs() + kLongNs;
+  ASSERT_TRUE(f.Send(&feasible).ok());
+  feasible.Await();
+  EXPECT_TRUE(feasible.status.ok()) << feasible.status.message;
+}
+
+TEST(Engine, AnAnswerThatComesTooLateIsNotSent) {
+  EngineFixture f;
+  const WeightPtr weight = f.Weight("w");
+  f.device->CloseGate();
+  TestRequest late(weight, 1), cancelled(weight, 1);
+  late.deadline_ns = f.clock.NowNs() + 2 * kLongNs;
+  ASSERT_TRUE(f.Send(&late).ok());
+  f.device->AwaitRuns(1);
+  f.clock.Advance(3 * kLongNs);
+  f.device->OpenGate();
+  late.Await();
+  EXPECT_EQ(late.status.code, Code::kDeadlineExceeded);
+  f.device->CloseGate();
+  ASSERT_TRUE(f.Send(&cancelled).ok());
+  f.device->AwaitRuns(2);
+  cancelled.cancelled = true;
+  f.device->OpenGate();
+  cancelled.Await();
+  EXPECT_EQ(cancelled.status.code, Code::kCancelled);
+  EXPECT_EQ(f.engine->metrics().Read().at(Counter::kExpired), 2);
 }
 
 TEST(Engine, StopComputesWhatIsQueuedAndRefusesTheRest) {

@@ -80,7 +80,8 @@ TEST(Calibration, EveryKernelHasPositiveCosts) {
       EXPECT_GT(cost->line_ns[size_t(height)], 0) << kernel->name << " height " << height;
     EXPECT_GT(cost->pack_ns, 0) << kernel->name;
     EXPECT_EQ(cost->clean_ns > 0, kernel->split()) << kernel->name;
-    EXPECT_EQ(cost->outlier_ns > 0, kernel->split()) << kernel->name;
+    EXPECT_EQ(cost->add_ns > 0, kernel->split()) << kernel->name;
+    EXPECT_EQ(cost->add_call_ns > 0, kernel->split()) << kernel->name;
   }
   const MachineCost& machine = Measured().machine();
   EXPECT_GT(machine.call_ns, 0);
@@ -125,13 +126,13 @@ TEST(Calibration, AnythingElseIsRefused) {
     const char* why;
   } rows[] = {
       {"", "nothing at all"},
-      {"qmatmul-calibration/2\nkey\nmachine 1 1 1 1 1 1\n", "another format"},
-      {"qmatmul-calibration/1\n", "no key"},
-      {"qmatmul-calibration/1\nkey\n", "no machine"},
-      {"qmatmul-calibration/1\nkey\nmachine 1 1 1 1 1\n", "a machine's cost is missing"},
-      {"qmatmul-calibration/1\nkey\nengine 1 1 1 1 1 1\n", "another word"},
+      {"qmatmul-calibration/1\nkey\nmachine 1 1 1 1 1 1\n", "another format"},
+      {"qmatmul-calibration/2\n", "no key"},
+      {"qmatmul-calibration/2\nkey\n", "no machine"},
+      {"qmatmul-calibration/2\nkey\nmachine 1 1 1 1 1\n", "a machine's cost is missing"},
+      {"qmatmul-calibration/2\nkey\nengine 1 1 1 1 1 1\n", "another word"},
       {CalibrationHead("key") + "a 1 2\n", "a kernel without times"},
-      {CalibrationHead("key") + "a 1 2 x" + CalibrationLine("", 1).substr(6), "not a number"},
+      {CalibrationHead("key") + "a 1 2 x" + CalibrationLine("", 1).substr(10), "not a number"},
   };
   for (const auto& row : rows)
     EXPECT_FALSE(Calibration::Parse(WithChecksum(row.body), "key").has_value()) << row.why;
@@ -203,8 +204,8 @@ TEST(Calibration, ModelAddsWhatItNames) {
   kernel.mr = 4;
   kernel.set_outliers_aside = nullptr;
   kernel.add_outliers = nullptr;
-  const std::string head = "qmatmul-calibration/1\nkey\nmachine 10 0.5 7 1 2 4\n";
-  std::string line = "fake 0.25 3 5";
+  const std::string head = "qmatmul-calibration/2\nkey\nmachine 10 0.5 7 1 2 4\n";
+  std::string line = "fake 0.25 3 2 5 8";
   for (int height = 0; height <= kStripRowsMax; ++height) line += " " + std::to_string(height);
   const auto c = Calibration::Parse(WithChecksum(head + line + "\n"), "key");
   ASSERT_TRUE(c.has_value());
@@ -220,10 +221,18 @@ TEST(Calibration, ModelAddsWhatItNames) {
        {std::pair{int64_t{1} << 18, 1.0}, {int64_t{1} << 24, 2.0}, {int64_t{1} << 25, 4.0}})
     EXPECT_DOUBLE_EQ(ns({.rows = 5, .k = 9, .n = 17, .weight_bytes = bytes}),
                      10 + double(bytes) / rate + pack + finish);
-  // With outliers: the lines cleaned once, 6 of 64 values a line and strip put back.
+  // With outliers: the lines cleaned once, 6 of 64 values a line set aside, and put back for each of two
+  // strips by one call for all 3 lines.
   kernel.add_outliers = [](const TileArgs&, std::span<const Outlier>) {};
   EXPECT_DOUBLE_EQ(ns({.rows = 5, .k = 9, .n = 17, .outlier_share = 6.0 / 64}),
-                   10 + (2 + 3 + 3 + 2 * 6 * 5) * 3 * 2 + pack + finish);
+                   10 + (2 + 3 + (3 + 6 * 2) + 2 * (6 * 5 + 8.0 / 3)) * 3 * 2 + pack + finish);
+  // Cleaning reads the weight, so that it takes longer by that.
+  EXPECT_DOUBLE_EQ(ns({.rows = 5, .k = 9, .n = 17, .weight_bytes = 100, .outlier_share = 0}),
+                   10 + (2 + 3 + 3) * 3 * 2 + 100 + pack + finish);
+  // Fewer outliers than one in all lines: a call now and then. Another block of rows: cleaned again.
+  EXPECT_DOUBLE_EQ(ns({.rows = 4 * 97, .k = 9, .n = 17, .outlier_share = 0.25 / 64}),
+                   10 + (97 * 4 + 2 * (3 + 0.25 * 2) + 97 * (0.25 * 5 + 0.75 / 3 * 8)) * 3 * 2 +
+                       0.25 * 388 * 9 + 0.5 * 388 * 17);
   kernel.name = "never measured";
   EXPECT_FALSE(c->ProductNs(kernel, {.rows = 5, .k = 9, .n = 17}).has_value());
 }
@@ -250,12 +259,6 @@ double MedianNs(Device* device, const std::shared_ptr<const PackedWeight>& weigh
   return times[times.size() / 2];
 }
 
-bool IsSplit(const std::string& name) {
-  for (const MicroKernel* kernel : MicroKernels())
-    if (name == kernel->name) return kernel->split();
-  return false;
-}
-
 // Predictions against whole products. Others use this machine too, so a shape that is off is measured
 // again, with costs measured again; a model that is wrong stays off.
 TEST(Calibration, PredictsWholeProducts) {
@@ -272,8 +275,7 @@ TEST(Calibration, PredictsWholeProducts) {
       CpuDevice device({.threads = 1}, DetectCpuFeatures());
       const auto weight = PackOn(&device, plain);
       for (const KernelChoice& choice : device.Explain(m, {&weight, 1}, Arithmetic::kW8A8, "")) {
-        // Nobody asks what a cleaned panel costs a few rows: it is no candidate for them.
-        if (!choice.eligible || (m < 32 && IsSplit(choice.name))) continue;
+        if (!choice.eligible) continue;
         ASSERT_TRUE(choice.predicted_ns.has_value()) << choice.name;
         const double measured = MedianNs(&device, weight, activations, choice.name);
         const double ratio = double(*choice.predicted_ns) / measured;

@@ -363,6 +363,24 @@ TEST_P(Conformance, SeveralWeightsShareTheRows) {
   Check(Case("sixteen weights", weights, {Activations(2, k)}));
 }
 
+// Every step by this kernel: dense products in tiles, from the caller's memory and from scratch.
+TEST_P(Conformance, ChainWithTopK) {
+  for (int64_t m : {1, 7, 40}) {
+    ProductCase product =
+        Case(ShapeName(m, 65, 33), {Weight(65, 130, Fill::kRandom)}, {Activations(m, 65)});
+    product.row_checks = false;
+    product.then.push_back({Weight(130, 90, Fill::kRandom, 2), arithmetic()});
+    product.then.push_back({Weight(90, 33, Fill::kRandom), arithmetic()});
+    for (ProductRequest& request : product.requests) {
+      request.epilogues = {AnyEpilogue(product.then.back().weight.spec)};
+      request.top_k = {random_.Between(0, 33)};
+      for (int i = 0; i < 2; i++)
+        request.intermediates.push_back({.dtype = DataType::kF32, .activation = Activation::kRelu});
+    }
+    Check(product);
+  }
+}
+
 class ConformanceOfInt4 : public Conformance {};
 
 TEST_P(ConformanceOfInt4, Groups) {
@@ -372,6 +390,19 @@ TEST_P(ConformanceOfInt4, Groups) {
       Check(Case("group " + std::to_string(group) + " x " + std::to_string(groups),
                  {Weight(group * groups, 37, Fill::kRandom, groups)},
                  {Activations(7, group * groups), Activations(1, group * groups)}));
+}
+
+// W8A32 adds scaled blocks to a total that starts at +0, W8A8 starts with the first: of −0 alone the one
+// makes +0, the other −0 (numerics §5, §2).
+TEST_P(ConformanceOfInt4, ScalesOfNegativeZero) {
+  WeightSpec spec = test::MakeSpec(DataType::kInt4, Layout::kKN, 64, 35, 32);
+  TestWeight weight = MakeWeight(spec, Fill::kHighest, &random_);
+  const float negative_zero = -0.0f;
+  for (size_t i = 0; i < weight.scales.size(); i += 4)
+    std::memcpy(weight.scales.data() + i, &negative_zero, 4);
+  ProductCase product = Case("scales of −0", {weight}, {Activations(3, 64)});
+  product.requests[0].epilogues = {{.dtype = DataType::kF32}};
+  Check(product);
 }
 
 TEST_P(Conformance, RandomShapes) {

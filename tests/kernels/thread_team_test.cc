@@ -5,6 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <sched.h>
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -116,6 +119,49 @@ TEST(ThreadTeam, OneMemberNeverLeavesTheCaller) {
     });
   });
   EXPECT_EQ(depth, 1);
+}
+
+// Keeps this thread, and those it starts, on the processor it runs on.
+class OneProcessor {
+ public:
+  OneProcessor() {
+    sched_getaffinity(0, sizeof before_, &before_);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    sched_setaffinity(0, sizeof one, &one);
+  }
+  ~OneProcessor() { sched_setaffinity(0, sizeof before_, &before_); }
+
+ private:
+  cpu_set_t before_;
+};
+
+double ProcessorSeconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+// All on one processor: whoever spins keeps the others from what it waits for. These would burn a
+// scheduler's slice (milliseconds) a job, up to the 50 ms that they may.
+TEST(ThreadTeam, NobodySpinsInTheOthersWay) {
+  const OneProcessor here;
+  ThreadTeam team(3, 50'000);
+  std::vector<int> runs(3, 0), shared(3, 0);
+  team.Run(3, [](int) {});  // everybody was seen once
+  const double before = ProcessorSeconds();
+  for (int i = 0; i < 300; ++i)
+    team.Run(3, [&](int member) {
+      ++runs[static_cast<size_t>(member)];
+      shared[static_cast<size_t>(member)] += team.SharesProcessor(member, 3);
+    });
+  EXPECT_LT(ProcessorSeconds() - before, 0.3);
+  EXPECT_EQ(runs, std::vector<int>(3, 300));
+  EXPECT_EQ(shared, std::vector<int>(3, 300));
+  bool alone = true;
+  team.Run(1, [&](int member) { alone = !team.SharesProcessor(member, 1); });
+  EXPECT_TRUE(alone);
 }
 
 }  // namespace

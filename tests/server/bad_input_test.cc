@@ -4,90 +4,10 @@
 
 #include <cmath>
 
-#include "tests/server/test_server.h"
+#include "tests/server/bad_input.h"
 
 namespace qmatmul {
 namespace {
-
-using grpc::StatusCode;
-
-constexpr int64_t kK = 8;
-constexpr int64_t kN = 4;
-constexpr size_t kMessageBytes = 2 << 20;
-
-std::string Floats(const std::vector<float>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
-}
-
-// Weights: "w" plain int8 [8,4]; "biased" with scales and bias; "other" with another K; "long" with
-// K = 65,794, one above what UINT8 activations allow.
-class BadInput : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    Options options = TestOptions();
-    options.message_bytes_max = kMessageBytes;
-    server_ = new TestServer(options);
-    data_ = new std::string(PatternBytes(kK * kN, 1));
-    ASSERT_TRUE(server_->Register(Int8Message("w", kK, kN), *data_).ok());
-    v1::WeightSpec biased = Int8Message("biased", kK, kN);
-    biased.set_scale_dtype(v1::DATA_TYPE_F32);
-    biased.set_scale_count(kN);
-    biased.set_bias_count(kN);
-    ASSERT_TRUE(server_->Register(biased, *data_ + Floats({1, 1, 1, 1, 0, 0, 0, 0})).ok());
-    ASSERT_TRUE(
-        server_->Register(Int8Message("other", kK + 1, kN), PatternBytes((kK + 1) * kN, 2)).ok());
-    ASSERT_TRUE(server_->Register(Int8Message("long", 65'794, 1), PatternBytes(65'794, 3)).ok());
-    ASSERT_TRUE(server_->Register(Int8Message("wide", 1, 262'144), PatternBytes(262'144, 4)).ok());
-  }
-  static void TearDownTestSuite() {
-    delete data_;
-    delete server_;
-  }
-
-  static v1::MatMulRequest Good() { return Int8Request("w", 2, kK, PatternBytes(2 * kK, 5)); }
-  static v1::MatMulRequest GoodFloat() {
-    v1::MatMulRequest request = Good();
-    request.mutable_activations()->set_dtype(v1::DATA_TYPE_F32);
-    request.mutable_activations()->set_data(Floats(std::vector<float>(2 * kK, 0.5f)));
-    request.mutable_activations()->mutable_dynamic();
-    request.mutable_outputs(0)->set_dtype(v1::DATA_TYPE_F32);
-    request.mutable_options()->set_arithmetic(v1::ARITHMETIC_W8A8);
-    return request;
-  }
-
-  static void ExpectServing() {
-    v1::MatMulResponse reply;
-    const grpc::Status status = server_->MatMul(Good(), &reply);
-    ASSERT_TRUE(status.ok()) << status.error_message();
-    EXPECT_EQ(reply.outputs(0).data(), Int32Product(PatternBytes(2 * kK, 5), *data_, 2, kK, kN));
-  }
-  static void ExpectRefused(const grpc::Status& status, StatusCode code,
-                            const std::string& reason) {
-    EXPECT_EQ(status.error_code(), code) << status.error_message();
-    const ErrorDetails details(status);
-    EXPECT_EQ(details.error_infos, 1);
-    EXPECT_EQ(details.reason, reason) << status.error_message();
-    EXPECT_EQ(details.domain, "qmatmul");
-    EXPECT_FALSE(status.error_message().empty());
-    EXPECT_EQ(details.fields.size(), code == StatusCode::INVALID_ARGUMENT ? 1u : 0u);
-    for (const std::string& field : details.fields) EXPECT_FALSE(field.empty());
-    EXPECT_EQ(details.has_retry, code == StatusCode::UNAVAILABLE);
-    ExpectServing();
-  }
-
-  static TestServer* server_;
-  static std::string* data_;
-};
-TestServer* BadInput::server_ = nullptr;
-std::string* BadInput::data_ = nullptr;
-
-struct CallRow {
-  const char* name;
-  StatusCode code;
-  const char* reason;
-  std::function<void(v1::MatMulRequest*)> spoil;
-  bool is_float = false;
-};
 
 void SetActivations(v1::MatMulRequest* r, v1::DataType dtype, std::vector<int64_t> shape,
                     std::string data) {
@@ -104,7 +24,6 @@ void SetStaticScales(v1::MatMulRequest* r, const std::vector<float>& scales) {
   message->set_data(Floats(scales));
 }
 
-constexpr auto kInvalid = StatusCode::INVALID_ARGUMENT;
 constexpr auto kUnimplemented = StatusCode::UNIMPLEMENTED;
 constexpr int64_t kTwo31 = int64_t{1} << 31;
 constexpr int64_t kTwo62 = int64_t{1} << 62;
@@ -333,12 +252,8 @@ const CallRow kOutputRows[] = {
        r->mutable_outputs(0)->set_overflow(v1::OVERFLOW_ERROR);
      }},
     // What a later version does: refused by name, never answered wrongly.
-    {"top_k", kUnimplemented, "TOP_K_UNIMPLEMENTED",
-     [](R r) { r->mutable_outputs(0)->set_top_k(1); }},
     {"verify", kUnimplemented, "VERIFY_UNIMPLEMENTED",
      [](R r) { r->mutable_options()->set_verify(true); }},
-    {"chain", kUnimplemented, "CHAIN_UNIMPLEMENTED",
-     [](R r) { r->add_then()->set_weight("weights/w"); }},
 };
 
 TEST_F(BadInput, MatMul) {
@@ -526,9 +441,6 @@ TEST_F(BadInput, OtherMethods) {
   rearm_request.set_key("cpu.none");
   ExpectRefused(server_->admin->RearmKernel(&rearm, rearm_request, &rearmed), StatusCode::NOT_FOUND,
                 "QUARANTINE_UNKNOWN");
-  grpc::ClientContext stream;
-  auto call = server_->matmul->StreamMatMul(&stream);
-  ExpectRefused(call->Finish(), kUnimplemented, "STREAM_UNIMPLEMENTED");
 }
 
 TEST_F(BadInput, MessageOverTheTransportsLimit) {

@@ -2,10 +2,12 @@
 // wants to say: also what no SDK would send.
 #pragma once
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <cstring>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -76,6 +78,23 @@ class TestServer {
   grpc::Status MatMul(const v1::MatMulRequest& request, v1::MatMulResponse* reply) {
     grpc::ClientContext context;
     return matmul->MatMul(&context, request, reply);
+  }
+  // Any bytes to any unary method; `reply` gets the bytes of the answer.
+  grpc::Status SendBytes(const std::string& method, const std::string& bytes,
+                         std::string* reply = nullptr) {
+    grpc::GenericStub stub(channel);
+    grpc::ClientContext context;
+    const grpc::Slice slice(bytes);
+    const grpc::ByteBuffer request(&slice, 1);
+    grpc::ByteBuffer answer;
+    std::promise<grpc::Status> done;
+    stub.UnaryCall(&context, method, {}, &request, &answer,
+                   [&](grpc::Status status) { done.set_value(std::move(status)); });
+    grpc::Status status = done.get_future().get();
+    grpc::Slice whole;
+    if (status.ok() && reply != nullptr && answer.DumpToSingleSlice(&whole).ok())
+      reply->assign(reinterpret_cast<const char*>(whole.begin()), whole.size());
+    return status;
   }
   grpc::Status Delete(const std::string& name, int64_t* freed_bytes = nullptr) {
     grpc::ClientContext context;

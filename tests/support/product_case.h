@@ -6,8 +6,9 @@
 // Thread-safety: values; CheckProduct may be called from several threads on one device.
 //
 // What is compared: every byte of every row, the bytes between rows and the rows of no segment
-// (they must be untouched), memory before and after the output, overflow counts and the first
-// overflow, row checks, scales used, and the report's kernel and rows.
+// (they must be untouched), memory before and after the output, the columns of top_k, overflow counts
+// and the first overflow, row checks, scales used, and the report's kernel and rows. A chain is compared
+// with separate calls of the reference.
 #pragma once
 
 #include <string>
@@ -25,7 +26,15 @@ struct ProductRequest {
   std::vector<Epilogue> epilogues;  // one per weight
   // [begin, begin + rows) of the request; empty: one segment of all rows.
   std::vector<std::pair<int64_t, int64_t>> segments = {};
-  int64_t row_gap_bytes = 0;  // between rows of the output
+  int64_t row_gap_bytes = 0;        // between rows of the output
+  std::vector<int64_t> top_k = {};  // one per weight, 0: all columns; empty: all columns of all
+  std::vector<Epilogue> intermediates = {};  // one per step of a chain but the last
+};
+
+// A further step of a chain.
+struct ProductStep {
+  TestWeight weight;
+  Arithmetic arithmetic = Arithmetic::kW8A8;
 };
 
 struct ProductCase {
@@ -33,7 +42,8 @@ struct ProductCase {
   std::vector<TestWeight> weights;
   std::vector<ProductRequest> requests;
   Arithmetic arithmetic = Arithmetic::kW8A8;
-  bool row_checks = false;  // W8A8 only
+  bool row_checks = false;             // W8A8 only
+  std::vector<ProductStep> then = {};  // a chain: `weights` is one, epilogues are the last step's
 };
 
 // Packs the weights and runs the case with `kernel` forced (empty: the device chooses), on the

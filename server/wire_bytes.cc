@@ -1,0 +1,126 @@
+#include "server/wire_bytes.h"
+
+#include <grpcpp/support/proto_buffer_reader.h>
+
+#include "qmatmul/v1/qmatmul.pb.h"
+#include "server/wire_split.h"
+#include "server/wire_varint.h"
+
+namespace qmatmul {
+namespace {
+
+std::vector<ByteSpan> SpansOf(grpc::ByteBuffer* bytes) {
+  std::vector<ByteSpan> spans;
+  grpc::ProtoBufferReader reader(bytes);
+  const void* data = nullptr;
+  int size = 0;
+  while (reader.Next(&data, &size))
+    spans.push_back({static_cast<const std::byte*>(data), static_cast<size_t>(size)});
+  return spans;
+}
+
+v1::ActivationTensor* ActivationsOf(v1::MatMulRequest* envelope) {
+  return envelope->has_activations() ? envelope->mutable_activations() : nullptr;
+}
+v1::ActivationTensor* ActivationsOf(v1::StreamMatMulRequest* envelope) {
+  return envelope->has_request() ? ActivationsOf(envelope->mutable_request()) : nullptr;
+}
+
+// The generated parser's way, for messages that are written oddly: right, and not fast.
+template <class Message>
+bool ReadGathered(std::span<const ByteSpan> message, Message* envelope, MatMulBuffers* buffers) {
+  std::string whole;
+  for (const ByteSpan& piece : message)
+    whole.append(reinterpret_cast<const char*>(piece.data), piece.bytes);
+  if (!envelope->ParseFromString(whole)) return false;
+  v1::ActivationTensor* const activations = ActivationsOf(envelope);
+  if (activations == nullptr) return true;
+  buffers->gathered = std::move(*activations->mutable_data());
+  activations->clear_data();
+  buffers->payload = {
+      {reinterpret_cast<const std::byte*>(buffers->gathered.data()), buffers->gathered.size()}};
+  buffers->copied_bytes += 2 * static_cast<int64_t>(buffers->gathered.size());
+  return true;
+}
+
+template <class Message>
+bool Read(std::span<const ByteSpan> message, std::span<const uint32_t> path, Message* envelope,
+          MatMulBuffers* buffers) {
+  SplitMessage split;
+  if (!SplitPayload(message, path, &split)) return ReadGathered(message, envelope, buffers);
+  if (!envelope->ParseFromString(split.envelope)) return false;
+  buffers->payload = std::move(split.payload);
+  return true;
+}
+
+void AppendPieces(std::vector<ReplyPiece> reply, std::vector<grpc::Slice>* slices) {
+  for (ReplyPiece& piece : reply) {
+    slices->emplace_back(piece.head);
+    if (piece.bytes == 0) continue;
+    ReplyPool::Header* const block = piece.block.release();
+    slices->emplace_back(
+        ReplyPool::Data(block), static_cast<size_t>(piece.bytes),
+        [](void* released) { ReplyPool::Release(static_cast<ReplyPool::Header*>(released)); },
+        block);
+  }
+}
+
+int64_t BytesOf(const std::vector<ReplyPiece>& reply) {
+  int64_t bytes = 0;
+  for (const ReplyPiece& piece : reply)
+    bytes += static_cast<int64_t>(piece.head.size()) + piece.bytes;
+  return bytes;
+}
+
+}  // namespace
+
+bool ReadMessage(std::span<const ByteSpan> message, v1::MatMulRequest* envelope,
+                 MatMulBuffers* buffers) {
+  return Read(message, kMatMulPayload, envelope, buffers);
+}
+
+bool ReadMessage(std::span<const ByteSpan> message, v1::StreamMatMulRequest* envelope,
+                 MatMulBuffers* buffers) {
+  return Read(message, kStreamMatMulPayload, envelope, buffers);
+}
+
+bool ReadMessage(grpc::ByteBuffer* bytes, v1::MatMulRequest* envelope, MatMulBuffers* buffers) {
+  return ReadMessage(SpansOf(bytes), envelope, buffers);
+}
+
+bool ReadMessage(grpc::ByteBuffer* bytes, v1::StreamMatMulRequest* envelope,
+                 MatMulBuffers* buffers) {
+  return ReadMessage(SpansOf(bytes), envelope, buffers);
+}
+
+grpc::ByteBuffer ToBytes(std::vector<ReplyPiece> reply) {
+  std::vector<grpc::Slice> slices;
+  slices.reserve(2 * reply.size());
+  AppendPieces(std::move(reply), &slices);
+  if (slices.empty()) slices.emplace_back();  // a message of no bytes is a message
+  return {slices.data(), slices.size()};
+}
+
+grpc::ByteBuffer ToStreamBytes(uint64_t request_id, std::vector<ReplyPiece> reply) {
+  std::string head;
+  if (request_id != 0) {
+    AppendVarint(v1::StreamMatMulResponse::kRequestIdFieldNumber << 3, &head);
+    AppendVarint(request_id, &head);
+  }
+  AppendFieldHead(v1::StreamMatMulResponse::kResponseFieldNumber, BytesOf(reply), &head);
+  std::vector<grpc::Slice> slices;
+  slices.reserve(1 + 2 * reply.size());
+  slices.emplace_back(head);
+  AppendPieces(std::move(reply), &slices);
+  return {slices.data(), slices.size()};
+}
+
+grpc::ByteBuffer ToStreamBytes(uint64_t request_id, const Status& status) {
+  v1::StreamMatMulResponse message;
+  message.set_request_id(request_id);
+  message.mutable_error()->ParseFromString(StatusDetails(status));
+  grpc::Slice slice(message.SerializeAsString());
+  return {&slice, 1};
+}
+
+}  // namespace qmatmul

@@ -1,0 +1,171 @@
+// What one call may not do beside its arithmetic: allocate, pack the same activations twice, or choose
+// otherwise than the ranking says.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/cpu/cpu_device.h"
+#include "tests/support/device_call.h"
+
+namespace {
+
+std::atomic<int64_t> g_allocations{0};
+
+void* Allocate(size_t bytes) {
+  g_allocations.fetch_add(1, std::memory_order_relaxed);
+  void* memory = std::malloc(bytes == 0 ? 1 : bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(size_t bytes) { return Allocate(bytes); }
+void* operator new[](size_t bytes) { return Allocate(bytes); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+
+namespace qmatmul::cpu {
+namespace {
+
+using test::Fill;
+using test::Random;
+using test::TestActivations;
+
+CpuDevice* Cpu() {
+  static CpuDevice device({.threads = 2}, DetectCpuFeatures());
+  return &device;
+}
+
+// Weights of one K in one call, their outputs and all that a Run of them takes.
+struct Call {
+  Call(int64_t rows, int64_t k, const std::vector<DataType>& types, int64_t group_size = 0) {
+    Random random(61);
+    for (const DataType type : types) {
+      const int64_t n = 20 + 16 * static_cast<int64_t>(weights.size());
+      weights.push_back(test::PackOn(
+          Cpu(),
+          MakeWeight(test::MakeSpec(type, Layout::kKN, k, n, group_size), Fill::kRandom, &random)));
+      results.emplace_back(static_cast<size_t>(rows * n));
+      outputs.emplace_back();
+      outputs.back().epilogue.dtype = DataType::kF32;
+      outputs.back().view = {reinterpret_cast<std::byte*>(results.back().data()), n * 4};
+    }
+    activations = IntegerActivations(DataType::kInt8, rows, k, Fill::kRandom, &random);
+    view = activations.view();
+    segment.activations = &view;
+    segment.rows = rows;
+    segment.outputs = outputs;
+    step.weights = weights;
+  }
+  Fault Run(int threads_max) {
+    return Cpu()->Run({{&segment, 1}, {&step, 1}, {}, threads_max}, &report);
+  }
+
+  std::vector<std::shared_ptr<const PackedWeight>> weights;
+  std::vector<std::vector<float>> results;
+  std::vector<SegmentOutput> outputs;
+  TestActivations activations;
+  ActivationView view;
+  RowSegment segment;
+  WorkStep step;
+  RunReport report;
+};
+
+const MicroKernel& KernelNamed(std::string_view name) {
+  for (const MicroKernel* kernel : MicroKernels())
+    if (name == kernel->name) return *kernel;
+  ADD_FAILURE() << "no kernel " << name;
+  return *MicroKernels()[0];
+}
+
+TEST(HotPath, RunAndPredictAllocateNothing) {
+  Call one(1, 64, {DataType::kInt8});
+  Call many(3, 64, std::vector(kWeightsPerCallMax, DataType::kInt8));
+  for (Call* call : {&one, &many}) ASSERT_TRUE(call->Run(1).ok());  // buffers grow once
+  const int64_t before = g_allocations.load();
+  for (int i = 0; i < 10; ++i)
+    for (Call* call : {&one, &many}) ASSERT_TRUE(call->Run(1).ok());
+  EXPECT_EQ(g_allocations.load(), before) << "allocations by Run";
+  int64_t ns = 0;
+  for (int64_t rows = 1; rows < 100; ++rows) ns += Cpu()->PredictNs(rows, 4096, 4096, 0);
+  EXPECT_GT(ns, 0);
+  EXPECT_EQ(g_allocations.load(), before) << "allocations by PredictNs";
+}
+
+TEST(HotPath, SixteenWeightsPackTheirRowsOnce) {
+  // 700 rows are several blocks, each packed by both members.
+  for (const int64_t rows : {1, 7, 16, 700}) {
+    Call call(rows, 300, std::vector(kWeightsPerCallMax, DataType::kInt8));
+    for (const int threads_max : {1, 0}) {
+      ASSERT_TRUE(call.Run(threads_max).ok());
+      // Where two forms compete for one shape their choice may differ by N, and so may what they read.
+      std::set<std::tuple<Operand, int, int>> forms;
+      for (const std::string_view name : call.report.kernels) {
+        const MicroKernel& kernel = KernelNamed(name);
+        forms.insert({kernel.operand, kernel.kr, kernel.mr});
+      }
+      EXPECT_EQ(call.report.packed_rows, rows * static_cast<int64_t>(forms.size())) << rows;
+      EXPECT_TRUE(rows > 1 || forms.size() == 1);
+    }
+  }
+}
+
+TEST(HotPath, WeightsOfOtherTypesShareRowsOfOneForm) {
+  for (const int64_t rows : {1, 5, 40}) {
+    Call call(rows, 64, {DataType::kInt4, DataType::kInt2, DataType::kInt4, DataType::kInt2});
+    ASSERT_TRUE(call.Run(0).ok());
+    const MicroKernel &int4 = KernelNamed(call.report.kernels[0]),
+                      &int2 = KernelNamed(call.report.kernels[1]);
+    ASSERT_NE(int4.weight, int2.weight);
+    const bool shared = int4.operand == int2.operand && int4.kr == int2.kr && int4.mr == int2.mr;
+    EXPECT_EQ(call.report.packed_rows, shared ? rows : 2 * rows) << int4.name << " " << int2.name;
+    EXPECT_TRUE(shared) << "every instruction set reads both the same way: " << int4.name << " "
+                        << int2.name;
+  }
+  // In groups K is cut otherwise, so that the rows are another packed form.
+  Call grouped(5, 64, {DataType::kInt4, DataType::kInt2}, 32);
+  ASSERT_TRUE(grouped.Run(0).ok());
+  EXPECT_EQ(grouped.report.packed_rows, 10);
+}
+
+TEST(HotPath, AChainPacksEveryStepOnce) {
+  Call first(6, 40, {DataType::kInt8}), second(6, 20, {DataType::kInt8});
+  const std::array<WorkStep, 2> steps = {first.step, second.step};
+  const Epilogue intermediate{.dtype = DataType::kF32};
+  first.segment.intermediates = {&intermediate, 1};
+  first.segment.outputs = second.outputs;
+  RunReport report;
+  const Fault fault = Cpu()->Run({{&first.segment, 1}, steps, {}, 0}, &report);
+  ASSERT_TRUE(fault.ok()) << fault.message;
+  EXPECT_EQ(report.packed_rows, 12);
+}
+
+TEST(HotPath, PredictionIsTheBestOfTheRanking) {
+  const KernelSelector& selector = Cpu()->selector();
+  for (const int64_t rows : {1, 2, 16, 31, 32, 64, 500}) {
+    for (const int64_t size : {1, 64, 1000, 4096}) {
+      double best = 0;
+      for (int members = 1; members <= 2; ++members) {
+        KernelQuery query{.rows = rows, .k = size, .n = size, .weight_bytes = size * size};
+        query.members = members;
+        const double ns = selector.Rank(query)[0].predicted_ns.value();
+        if (members == 1 || ns < best) best = ns;
+      }
+      EXPECT_EQ(Cpu()->PredictNs(rows, size, size, 0), static_cast<int64_t>(best));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qmatmul::cpu
