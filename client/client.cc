@@ -1,119 +1,21 @@
 #include "client/client.h"
 
-#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
+#include "client/connections.h"
 #include "client/convert.h"
-#include "grpc/health/v1/health.grpc.pb.h"
-#include "qmatmul/v1/qmatmul.grpc.pb.h"
+#include "client/matmul_call.h"
 
 namespace qmatmul::client {
 namespace {
 
 // The contract's limit for one chunk of an upload.
 constexpr size_t kChunkBytesMax = size_t{1} << 20;
-constexpr int kConnectionsMax = 64;
 // The most a server returns at once.
 constexpr int kPageSize = 1000;
-
-Status Invalid(std::string reason, std::string message) {
-  Status status;
-  status.code = Code::kInvalidArgument;
-  status.reason = std::move(reason);
-  status.message = std::move(message);
-  return status;
-}
-
-// The one rule of an id that cannot be left to the server: other bytes neither fit the routing header nor
-// a proto3 string, and the call would die inside the transport.
-Status CheckId(std::string_view id) {
-  if (std::all_of(id.begin(), id.end(), [](char c) { return c >= 0x20 && c <= 0x7e; })) return {};
-  return Invalid("WEIGHT_ID",
-                 "a weight id of " + std::to_string(id.size()) +
-                     " bytes has some that are not printable ASCII; use A-Z a-z 0-9 . _ -");
-}
-
-// Keeps gRPC running to the end of the process. When its last object goes, grpc_shutdown joins a thread
-// that may sit in a poll of 10 s: seen here, every third process took 10 s to end.
-void KeepGrpc() {
-  static const bool kept = (grpc_init(), true);
-  (void)kept;
-}
-
-Status CheckIds(std::span<const Product> products) {
-  for (const Product& product : products)
-    if (Status status = CheckId(product.weight); !status.ok()) return status;
-  return {};
-}
-
-}  // namespace
-
-// One connection of the pool, with a stub of each service on it.
-struct Connection {
-  explicit Connection(const std::shared_ptr<grpc::Channel>& channel)
-      : weights(v1::WeightService::NewStub(channel)),
-        matmul(v1::MatMulService::NewStub(channel)),
-        info(v1::InfoService::NewStub(channel)),
-        admin(v1::AdminService::NewStub(channel)),
-        health(grpc::health::v1::Health::NewStub(channel)) {}
-  std::unique_ptr<v1::WeightService::Stub> weights;
-  std::unique_ptr<v1::MatMulService::Stub> matmul;
-  std::unique_ptr<v1::InfoService::Stub> info;
-  std::unique_ptr<v1::AdminService::Stub> admin;
-  std::unique_ptr<grpc::health::v1::Health::Stub> health;
-};
-
-struct Client::Connections {
-  explicit Connections(ClientOptions client_options) : options(std::move(client_options)) {
-    KeepGrpc();
-    const int count = std::clamp(options.connections, 1, kConnectionsMax);
-    for (int i = 0; i < count; ++i) {
-      grpc::ChannelArguments arguments;
-      // gRPC shares one connection among channels of equal arguments.
-      arguments.SetInt("qmatmul.connection", i);
-      const int limit =
-          static_cast<int>(std::clamp<int64_t>(options.message_bytes_max, 1, INT32_MAX));
-      arguments.SetMaxReceiveMessageSize(limit);
-      arguments.SetMaxSendMessageSize(limit);
-      arguments.SetUserAgentPrefix("qmatmul-cpp/" + std::string(Version()));
-      pool.emplace_back(
-          grpc::CreateCustomChannel(options.server, grpc::InsecureChannelCredentials(), arguments));
-    }
-  }
-
-  Connection& Next() { return pool[next.fetch_add(1, std::memory_order_relaxed) % pool.size()]; }
-
-  // Every unary call goes through here: deadline, routing header, connection, errors.
-  template <class Call>
-  Status Invoke(std::chrono::milliseconds timeout, std::string_view weight, Call call) {
-    if (Status status = CheckId(weight); !status.ok()) return status;
-    grpc::ClientContext context;
-    Prepare(&context, timeout, weight);
-    const grpc::Status status = call(Next(), &context);
-    return status.ok() ? Status{} : FromGrpc(status);
-  }
-
-  Result<Registration> Register(const v1::RegisterWeightRequest& first, const WeightUpload& weight,
-                                bool with_data, const UploadProgress& progress);
-
-  void Prepare(grpc::ClientContext* context, std::chrono::milliseconds timeout,
-               std::string_view weight) const {
-    if (timeout <= std::chrono::milliseconds::zero()) timeout = options.timeout;
-    context->set_deadline(std::chrono::system_clock::now() + timeout);
-    // Balancers hash it, so that a replica keeps its share of the weights.
-    if (!weight.empty()) context->AddMetadata("qmatmul-weight", std::string(weight));
-  }
-
-  const ClientOptions options;
-  std::vector<Connection> pool;
-  std::atomic<unsigned> next{0};
-};
-
-namespace {
 
 using UploadWriter = grpc::ClientWriter<v1::RegisterWeightRequest>;
 
@@ -143,46 +45,57 @@ int64_t UploadBytes(const WeightUpload& weight) {
                               weight.bias.size_bytes());
 }
 
-}  // namespace
-
-Client::Client(ClientOptions options)
-    : connections_(std::make_unique<Connections>(std::move(options))) {}
-Client::~Client() = default;
-
-const ClientOptions& Client::options() const { return connections_->options; }
-
 // One RegisterWeight stream: the spec, and the content after it when `with_data`.
-Result<Registration> Client::Connections::Register(const v1::RegisterWeightRequest& first,
-                                                   const WeightUpload& weight, bool with_data,
-                                                   const UploadProgress& progress) {
-  grpc::ClientContext context;
-  Prepare(&context, options.upload_timeout, weight.id);
+Result<Registration> Register(Connections& connections, const v1::RegisterWeightRequest& first,
+                              const WeightUpload& weight, bool with_data,
+                              const UploadProgress& progress) {
   v1::RegisterWeightResponse response;
-  const auto writer = Next().weights->RegisterWeight(&context, &response);
-  if (writer->Write(first) && with_data) WriteChunks(weight, progress, writer.get());
-  writer->WritesDone();
-  const grpc::Status status = writer->Finish();
-  if (!status.ok()) return FromGrpc(status);
+  Status status =
+      connections.Invoke(connections.DeadlineOf(connections.options.upload_timeout), weight.id,
+                         Repeatable::kRefused, [&](Connection& c, grpc::ClientContext* context) {
+                           const auto writer = c.weights->RegisterWeight(context, &response);
+                           if (writer->Write(first) && with_data)
+                             WriteChunks(weight, progress, writer.get());
+                           writer->WritesDone();
+                           return writer->Finish();
+                         });
+  if (!status.ok()) return status;
   return Registration{.weight = FromProto(response.weight()),
                       .already_registered = response.already_registered(),
                       .uploaded_bytes = with_data ? UploadBytes(weight) : 0};
 }
+
+// What a MatMul that is not waited for was asked, and may point into itself.
+struct OwnedQuestion {
+  std::vector<Product> products;
+  std::vector<ChainStep> then;
+  Activations activations;
+  MatMulOptions options;
+};
+
+}  // namespace
+
+Client::Client(ClientOptions options)
+    : connections_(std::make_shared<Connections>(std::move(options))) {}
+Client::~Client() { connections_->WaitForAsyncCalls(); }
+
+const ClientOptions& Client::options() const { return connections_->options; }
 
 Result<Registration> Client::RegisterWeight(const WeightUpload& weight,
                                             const UploadProgress& progress) {
   if (Status status = CheckId(weight.id); !status.ok()) return status;
   v1::RegisterWeightRequest first;
   ToProto(weight, DigestOf(weight), first.mutable_spec());
-  auto known = connections_->Register(first, weight, /*with_data=*/false, progress);
+  auto known = Register(*connections_, first, weight, /*with_data=*/false, progress);
   if (known.ok() || known.status().reason != "UPLOAD_NEEDED") return known;
-  return connections_->Register(first, weight, /*with_data=*/true, progress);
+  return Register(*connections_, first, weight, /*with_data=*/true, progress);
 }
 
 Result<WeightInfo> Client::GetWeight(std::string_view id) {
   v1::GetWeightRequest request;
   request.set_name(ResourceName(id));
   v1::Weight response;
-  Status status = connections_->Invoke({}, id, [&](Connection& c, grpc::ClientContext* context) {
+  Status status = connections_->Ask(id, [&](Connection& c, grpc::ClientContext* context) {
     return c.weights->GetWeight(context, request, &response);
   });
   if (!status.ok()) return status;
@@ -195,7 +108,7 @@ Result<std::vector<WeightInfo>> Client::ListWeights() {
   request.set_page_size(kPageSize);
   do {
     v1::ListWeightsResponse response;
-    Status status = connections_->Invoke({}, {}, [&](Connection& c, grpc::ClientContext* context) {
+    Status status = connections_->Ask({}, [&](Connection& c, grpc::ClientContext* context) {
       return c.weights->ListWeights(context, request, &response);
     });
     if (!status.ok()) return status;
@@ -205,13 +118,17 @@ Result<std::vector<WeightInfo>> Client::ListWeights() {
   return weights;
 }
 
+// A second try of a deletion that worked would be told NOT_FOUND, so a lost connection is final here and for
+// RearmKernel.
 Result<int64_t> Client::DeleteWeight(std::string_view id) {
   v1::DeleteWeightRequest request;
   request.set_name(ResourceName(id));
   v1::DeleteWeightResponse response;
-  Status status = connections_->Invoke({}, id, [&](Connection& c, grpc::ClientContext* context) {
-    return c.weights->DeleteWeight(context, request, &response);
-  });
+  Status status =
+      connections_->Invoke(connections_->DeadlineOf({}), id, Repeatable::kRefused,
+                           [&](Connection& c, grpc::ClientContext* context) {
+                             return c.weights->DeleteWeight(context, request, &response);
+                           });
   if (!status.ok()) return status;
   return response.freed_bytes();
 }
@@ -227,45 +144,33 @@ Result<Output> Client::MatMul(std::string_view weight, const Activations& activa
 Result<std::vector<Output>> Client::MatMul(std::span<const Product> products,
                                            const Activations& activations,
                                            const MatMulOptions& options) {
-  if (activations.dynamic && !activations.scales.bytes.empty())
-    return Invalid(
-        "QUANTIZATION_SPEC",
-        "activations have both dynamic quantization and static scales; give one of them");
-  if (Status status = CheckIds(products); !status.ok()) return status;
-  v1::MatMulRequest request;
-  for (const Product& product : products) {
-    request.add_weights(ResourceName(product.weight));
-    ToProto(product.output, request.add_outputs());
-  }
-  ToProto(activations, request.mutable_activations());
-  ToProto(options, request.mutable_options());
-  const std::string_view route = products.empty() ? std::string_view() : products[0].weight;
-  v1::MatMulResponse response;
-  Status status = connections_->Invoke(options.timeout, route,
-                                       [&](Connection& c, grpc::ClientContext* context) {
-                                         return c.matmul->MatMul(context, request, &response);
-                                       });
-  if (!status.ok()) return status;
-  if (static_cast<size_t>(response.outputs_size()) != products.size()) {
-    Status broken =
-        Invalid("OUTPUT_COUNT", "the server sent " + std::to_string(response.outputs_size()) +
-                                    " outputs for " + std::to_string(products.size()) +
-                                    " weights; is it a qmatmul server?");
-    broken.code = Code::kInternal;
-    return broken;
-  }
-  std::vector<Output> outputs;
-  for (int i = 0; i < response.outputs_size(); ++i) {
-    auto output = TakeOutput(response.mutable_outputs(i), products[static_cast<size_t>(i)].into);
-    if (!output.ok()) return output.status();
-    outputs.push_back(std::move(*output));
-  }
-  return outputs;
+  return RunMatMul(*connections_, Question{products, &activations, &options});
+}
+
+void Client::MatMulAsync(std::span<const Product> products, const Activations& activations,
+                         const MatMulOptions& options, MatMulCallback callback) {
+  auto owned = std::make_shared<OwnedQuestion>(
+      OwnedQuestion{.products = {products.begin(), products.end()},
+                    .then = {options.then.begin(), options.then.end()},
+                    .activations = activations,
+                    .options = options});
+  owned->options.then = owned->then;
+  const Question question{owned->products, &owned->activations, &owned->options};
+  if (Status status = CheckQuestion(question); !status.ok()) return callback(std::move(status));
+  std::make_shared<MatMulCall>(
+      *connections_, question, connections_->DeadlineOf(options.timeout),
+      [owned, callback = std::move(callback)](auto outputs) { callback(std::move(outputs)); })
+      ->Start();
+}
+
+std::unique_ptr<MatMulStream> Client::OpenStream(const StreamOptions& options) {
+  return std::make_unique<MatMulStream>(connections_, options);
 }
 
 Result<Explanation> Client::Explain(std::span<const Product> products, int64_t rows,
                                     DataType activations, const MatMulOptions& options) {
-  if (Status status = CheckIds(products); !status.ok()) return status;
+  for (const Product& product : products)
+    if (Status status = CheckId(product.weight); !status.ok()) return status;
   v1::ExplainRequest request;
   for (const Product& product : products) {
     request.add_weights(ResourceName(product.weight));
@@ -276,7 +181,8 @@ Result<Explanation> Client::Explain(std::span<const Product> products, int64_t r
   ToProto(options, request.mutable_options());
   const std::string_view route = products.empty() ? std::string_view() : products[0].weight;
   v1::ExplainResponse response;
-  Status status = connections_->Invoke(options.timeout, route,
+  Status status = connections_->Invoke(connections_->DeadlineOf(options.timeout), route,
+                                       Repeatable::kIdempotent,
                                        [&](Connection& c, grpc::ClientContext* context) {
                                          return c.matmul->Explain(context, request, &response);
                                        });
@@ -286,7 +192,7 @@ Result<Explanation> Client::Explain(std::span<const Product> products, int64_t r
 
 Result<std::vector<DeviceInfo>> Client::ListDevices() {
   v1::ListDevicesResponse response;
-  Status status = connections_->Invoke({}, {}, [&](Connection& c, grpc::ClientContext* context) {
+  Status status = connections_->Ask({}, [&](Connection& c, grpc::ClientContext* context) {
     return c.info->ListDevices(context, v1::ListDevicesRequest(), &response);
   });
   if (!status.ok()) return status;
@@ -297,7 +203,7 @@ Result<std::vector<DeviceInfo>> Client::ListDevices() {
 
 Result<std::vector<KernelInfo>> Client::ListKernels() {
   v1::ListKernelsResponse response;
-  Status status = connections_->Invoke({}, {}, [&](Connection& c, grpc::ClientContext* context) {
+  Status status = connections_->Ask({}, [&](Connection& c, grpc::ClientContext* context) {
     return c.info->ListKernels(context, v1::ListKernelsRequest(), &response);
   });
   if (!status.ok()) return status;
@@ -308,7 +214,7 @@ Result<std::vector<KernelInfo>> Client::ListKernels() {
 
 Result<Statistics> Client::GetStatistics() {
   v1::Statistics response;
-  Status status = connections_->Invoke({}, {}, [&](Connection& c, grpc::ClientContext* context) {
+  Status status = connections_->Ask({}, [&](Connection& c, grpc::ClientContext* context) {
     return c.info->GetStatistics(context, v1::GetStatisticsRequest(), &response);
   });
   if (!status.ok()) return status;
@@ -319,18 +225,21 @@ Status Client::RearmKernel(std::string_view key) {
   v1::RearmKernelRequest request;
   request.set_key(std::string(key));
   v1::RearmKernelResponse response;
-  return connections_->Invoke({}, {}, [&](Connection& c, grpc::ClientContext* context) {
-    return c.admin->RearmKernel(context, request, &response);
-  });
+  return connections_->Invoke(connections_->DeadlineOf({}), {}, Repeatable::kRefused,
+                              [&](Connection& c, grpc::ClientContext* context) {
+                                return c.admin->RearmKernel(context, request, &response);
+                              });
 }
 
+// Not tried again: a probe asks about now.
 Result<Health> Client::CheckHealth(std::string_view service) {
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(std::string(service));
   grpc::health::v1::HealthCheckResponse response;
-  Status status = connections_->Invoke({}, {}, [&](Connection& c, grpc::ClientContext* context) {
-    return c.health->Check(context, request, &response);
-  });
+  Status status = connections_->Invoke(connections_->DeadlineOf({}), {}, Repeatable::kNever,
+                                       [&](Connection& c, grpc::ClientContext* context) {
+                                         return c.health->Check(context, request, &response);
+                                       });
   if (status.code == Code::kNotFound) return Health::kServiceUnknown;
   if (!status.ok()) return status;
   switch (response.status()) {

@@ -9,14 +9,17 @@
 // shows a type of protobuf, gRPC or Abseil. client/examples/first_call.cc is a whole program.
 //
 // Thread-safety: every method may be called from any thread at once; calls spread over a small pool
-// of connections. Ownership: arguments are borrowed for the call, results own their memory. Destroy
-// the client after its last call has returned.
+// of connections by turns. Ownership: arguments are borrowed for the call, those of MatMulAsync until
+// its callback; results own their memory. Destroy the client after its last blocking call has
+// returned; the destructor waits for the callbacks of the others.
 //
 // Invariants
 //   1. No method throws; what goes wrong is in the Status (std::bad_alloc excepted).
-//   2. Every call has a deadline, so every call returns.
+//   2. Every call has a deadline, retries included, so every call returns.
 //   3. Constructing a client does no I/O: a server that is not there shows at the first call, as
 //      UNAVAILABLE.
+//   4. A MatMul of more rows than fit one message is sent in parts, at most one a connection at a
+//      time, and its answer is that of one call, byte for byte.
 #pragma once
 
 #include <chrono>
@@ -27,7 +30,9 @@
 #include <string_view>
 #include <vector>
 
+#include "client/retry_options.h"
 #include "client/status.h"
+#include "client/stream.h"
 #include "client/types.h"
 
 namespace qmatmul::client {
@@ -40,6 +45,10 @@ struct ClientOptions {
   std::chrono::milliseconds upload_timeout{600'000};  // one RegisterWeight with its chunks
   // Both directions; the server's default is the same.
   int64_t message_bytes_max = int64_t{64} << 20;
+  // What UNAVAILABLE means here: a server that is full or draining says when to come back, and then
+  // every call does; a lost connection is tried again where twice is as good as once (not uploads,
+  // DeleteWeight and RearmKernel; health is asked for once).
+  RetryOptions retries = {};
 };
 
 class Client {
@@ -64,9 +73,20 @@ class Client {
   Result<Output> MatMul(std::string_view weight, const Activations& activations,
                         const OutputSpec& output, const MatMulOptions& options = {});
   // … times 1 … 16 weights that share K; one output each, by position.
+  //   kResourceExhausted ROW_TOO_LARGE    one row does not fit a message
+  //   kAborted           WEIGHT_REPLACED  the weight changed between the parts of a split call
+  //   otherwise what the server says; of a split call, with the rows of the whole
   Result<std::vector<Output>> MatMul(std::span<const Product> products,
                                      const Activations& activations,
                                      const MatMulOptions& options = {});
+  // The same without a thread that waits. `products` and `options` are copied; what the activations,
+  // the scales, the zero points and Product::into point to lives until `callback` is called. That is
+  // once, on one of gRPC's few threads (here, when nothing was sent): it may move the outputs on, wake
+  // a thread, call MatMulAsync again; it must not block, compute for long, call a blocking method or
+  // destroy the client.
+  void MatMulAsync(std::span<const Product> products, const Activations& activations,
+                   const MatMulOptions& options, MatMulCallback callback);
+  std::unique_ptr<MatMulStream> OpenStream(const StreamOptions& options = {});
   // What would run for `rows` rows, and why, without running it.
   Result<Explanation> Explain(std::span<const Product> products, int64_t rows, DataType activations,
                               const MatMulOptions& options = {});
@@ -82,8 +102,7 @@ class Client {
   Result<Health> CheckHealth(std::string_view service = {});
 
  private:
-  struct Connections;
-  std::unique_ptr<Connections> connections_;
+  std::shared_ptr<Connections> connections_;
 };
 
 // This library's version, "0.1.0".

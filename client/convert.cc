@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "google/rpc/error_details.pb.h"
-#include "google/rpc/status.pb.h"
 
 namespace qmatmul::client {
 namespace {
@@ -24,11 +23,6 @@ static_assert(static_cast<int>(Arithmetic::kW8A32) == v1::ARITHMETIC_W8A32);
 
 v1::DataType ProtoOf(DataType dtype) { return static_cast<v1::DataType>(dtype); }
 DataType TypeOf(v1::DataType dtype) { return static_cast<DataType>(dtype); }
-
-void ToProto(const Scales& scales, v1::Scales* message) {
-  message->set_dtype(ProtoOf(scales.dtype));
-  message->set_data(scales.bytes.data(), scales.bytes.size());
-}
 
 template <class T>
 std::vector<T> Values(const std::string& bytes) {
@@ -70,17 +64,33 @@ void AddDetail(const google::protobuf::Any& any, Status* status) {
 
 }  // namespace
 
-Status FromGrpc(const grpc::Status& status) {
+Status Refusal(Code code, std::string reason, std::string message) {
+  Status status;
+  status.code = code;
+  status.reason = std::move(reason);
+  status.message = std::move(message);
+  return status;
+}
+
+Status FromRpc(const google::rpc::Status& status) {
   Status result;
-  const int code = status.error_code();
+  const int code = status.code();
   result.code = code > 0 && code <= static_cast<int>(Code::kUnauthenticated)
                     ? static_cast<Code>(code)
                     : Code::kUnknown;
-  result.message = status.error_message();
-  google::rpc::Status details;
-  if (details.ParseFromString(status.error_details()))
-    for (const auto& any : details.details()) AddDetail(any, &result);
+  result.message = status.message();
+  result.attempts = 1;
+  for (const auto& any : status.details()) AddDetail(any, &result);
   return result;
+}
+
+Status FromGrpc(const grpc::Status& status) {
+  google::rpc::Status details;
+  // What cannot be read leaves an error without details.
+  if (!details.ParseFromString(status.error_details())) details.Clear();
+  details.set_code(status.error_code());
+  details.set_message(status.error_message());
+  return FromRpc(details);
 }
 
 std::string ResourceName(std::string_view id) { return std::string(kPrefix) + std::string(id); }
@@ -104,17 +114,9 @@ void ToProto(const WeightUpload& weight, const std::string& digest, v1::WeightSp
   spec->set_replace_digest(weight.replace_digest);
 }
 
-void ToProto(const Activations& activations, v1::ActivationTensor* tensor) {
-  tensor->set_dtype(ProtoOf(activations.dtype));
-  tensor->add_shape(activations.rows);
-  tensor->add_shape(activations.k);
-  tensor->set_data(activations.data.data(), activations.data.size());
-  if (activations.dynamic) {
-    tensor->mutable_dynamic();
-  } else if (!activations.scales.bytes.empty()) {
-    ToProto(activations.scales, tensor->mutable_static_scales()->mutable_scales());
-  }
-  for (int32_t zero_point : activations.zero_points) tensor->add_zero_points(zero_point);
+void ToProto(const Scales& scales, v1::Scales* message) {
+  message->set_dtype(ProtoOf(scales.dtype));
+  message->set_data(scales.bytes.data(), scales.bytes.size());
 }
 
 void ToProto(const OutputSpec& output, v1::OutputSpec* spec) {
@@ -132,6 +134,12 @@ void ToProto(const MatMulOptions& options, v1::MatMulOptions* message) {
   message->set_device(options.device);
   message->set_kernel(options.kernel);
   message->set_verify(options.verify);
+}
+
+void ToProto(const ChainStep& step, v1::ChainStep* message) {
+  message->set_weight(ResourceName(step.weight));
+  message->set_arithmetic(static_cast<v1::Arithmetic>(step.arithmetic));
+  ToProto(step.output, message->mutable_output());
 }
 
 WeightInfo FromProto(const v1::Weight& w) {
@@ -214,29 +222,15 @@ Statistics FromProto(const v1::Statistics& s) {
   return statistics;
 }
 
-Result<Output> TakeOutput(v1::OutputTensor* tensor, std::span<std::byte> into) {
-  Output output{.dtype = TypeOf(tensor->dtype()),
-                .shape = {tensor->shape().begin(), tensor->shape().end()},
+Output FromProto(const v1::OutputTensor& tensor) {
+  Output output{.dtype = TypeOf(tensor.dtype()),
+                .shape = {tensor.shape().begin(), tensor.shape().end()},
                 .bytes = {},
-                .indices = Values<int32_t>(tensor->indices()),
+                .indices = Values<int32_t>(tensor.indices()),
                 .activation_scales = {},
-                .execution = FromProto(tensor->execution())};
-  if (tensor->activation_scales().dtype() == v1::DATA_TYPE_F32)
-    output.activation_scales = Values<float>(tensor->activation_scales().data());
-  if (into.empty()) {
-    output.bytes = std::move(*tensor->mutable_data());
-    return output;
-  }
-  if (into.size() != tensor->data().size()) {
-    Status status;
-    status.code = Code::kInvalidArgument;
-    status.reason = "BUFFER_SIZE";
-    status.message = "Product::into for weight '" + output.execution.weight + "' has " +
-                     std::to_string(into.size()) + " bytes but the result has " +
-                     std::to_string(tensor->data().size()) + "; size it as rows * n * element size";
-    return status;
-  }
-  std::memcpy(into.data(), tensor->data().data(), into.size());
+                .execution = FromProto(tensor.execution())};
+  if (tensor.activation_scales().dtype() == v1::DATA_TYPE_F32)
+    output.activation_scales = Values<float>(tensor.activation_scales().data());
   return output;
 }
 

@@ -5,7 +5,7 @@
 // Both are plain values: copy, move and keep them freely. Neither is synchronised.
 //
 // Invariants
-//   1. A Status is ok() exactly when its code is kOk; then every other field is empty.
+//   1. A Status is ok() exactly when its code is kOk; then every other field but `attempts` is empty.
 //   2. A Result holds a value exactly when its status is ok().
 #pragma once
 
@@ -62,6 +62,8 @@ struct [[nodiscard]] Status {
   std::vector<FieldViolation> fields;
   // How long the server asks to wait before the same call is tried again; 0 when it does not say.
   std::chrono::milliseconds retry_after{0};
+  // Calls that were made until it ended so; 0 when it was refused before anything was sent.
+  int attempts = 0;
 
   bool ok() const { return code == Code::kOk; }
   // "INVALID_ARGUMENT K_MISMATCH: …" on one line; "OK" when ok().

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -121,6 +122,9 @@ struct Activations {
   bool dynamic = false;  // float activations: one scale a row, computed by the server
   Scales scales = {};    // static scales: none, 1 or `rows`
   std::span<const int32_t> zero_points = {};  // none, 1 or `rows`
+  // Keeps `data` alive and unchanged. With it, 64 KiB and more travel without a copy; without it they
+  // are copied once, because a connection that stalls may hold them longer than the call lasts.
+  std::shared_ptr<const void> owner = {};
 };
 
 struct OutputSpec {
@@ -142,15 +146,27 @@ struct Product {
   std::span<std::byte> into = {};
 };
 
+// One more product on the result: the float output of the step before, quantized per row, times a
+// weight.
+struct ChainStep {
+  std::string weight = {};  // id; its k is the n of the weight before
+  Arithmetic arithmetic = Arithmetic::kUnspecified;
+  OutputSpec output = {};
+};
+
 struct MatMulOptions {
   Arithmetic arithmetic = Arithmetic::kUnspecified;
   std::string device = {};
   std::string kernel = {};
   bool verify = false;
   std::chrono::milliseconds timeout{0};  // 0: the client's
+  // A chain: continues on the only product, whose output spec is that of its first step (F32). What
+  // comes back is the last step's.
+  std::span<const ChainStep> then = {};
 };
 
-// What the server did for one output.
+// What the server did for one output. Of a call that was split by rows: the sum of the parts' compute
+// times, padded rows and overflows, the greatest of their queue times and batches.
 struct Execution {
   std::string weight = {};
   std::string digest = {};
@@ -173,6 +189,7 @@ struct Output {
   std::vector<int32_t> indices = {};          // top_k: columns, [rows, top_k]
   std::vector<float> activation_scales = {};  // sa[rows] of a raw-sum reply to float activations
   Execution execution = {};
+  int attempts = 1;  // calls it took, retries and the parts of a split call included
 
   // The elements as T (int8_t, int16_t, int32_t, float; uint16_t for F16 and BF16). Lives as long
   // as this Output stays where it is.

@@ -13,6 +13,8 @@ constexpr OptionSpec kCommon[] = {
      "the server to call, or unix:/path (default: QMATMUL_SERVER, else "
      "127.0.0.1:8500)"},
     {"--timeout", "SECONDS", "how long a call may take (default: 30; an upload: 600)"},
+    {"--message-bytes-max", "BYTES",
+     "largest message either way (default: 67108864); a matmul beyond it is sent in parts by rows"},
     {"--json", "", "print one JSON document on stdout, and errors as JSON on stderr"},
     {"--help", "", "this text"},
 };

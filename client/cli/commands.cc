@@ -162,6 +162,8 @@ client::ClientOptions OptionsOf(const Arguments& arguments) {
     options.timeout = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
     options.upload_timeout = options.timeout;
   }
+  options.message_bytes_max =
+      arguments.Integer("--message-bytes-max", options.message_bytes_max, 1024, INT32_MAX);
   return options;
 }
 

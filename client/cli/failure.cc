@@ -25,6 +25,8 @@ constexpr WayOut kWaysOut[] = {
     {"OVERFLOW", "ask for a wider --out, or --overflow SATURATE or WRAP"},
     {"KERNEL_UNKNOWN", "`qmatmul explain` and `qmatmul doctor` name the kernels"},
     {"KERNEL_UNSUPPORTED", "leave --kernel out to let the server choose"},
+    {"ROW_TOO_LARGE",
+     "start the server with a larger message_bytes_max, and give --message-bytes-max here"},
     {"WEIGHT_MEMORY", "delete weights, or start the server with a larger weight memory"},
 };
 

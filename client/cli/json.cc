@@ -12,6 +12,7 @@ Json ToJson(const Failure& failure) {
     error["reason"] = status->reason;
     error["message"] = status->message;
     error["metadata"] = status->metadata;
+    if (status->attempts > 0) error["attempts"] = status->attempts;
     if (status->retry_after.count() > 0) error["retry_after_ms"] = status->retry_after.count();
     for (const auto& field : status->fields)
       error["fields"].push_back({{"field", field.field}, {"description", field.description}});
@@ -45,6 +46,7 @@ Json ToJson(const client::Output& output) {
   const client::Execution& e = output.execution;
   Json json = {{"weight", e.weight}, {"dtype", NameOf(output.dtype)}, {"shape", output.shape}};
   if (!output.activation_scales.empty()) json["activation_scales"] = output.activation_scales;
+  json["attempts"] = output.attempts;
   json["execution"] = {{"digest", e.digest},
                        {"generation", e.generation},
                        {"device", e.device},

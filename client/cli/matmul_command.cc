@@ -136,6 +136,51 @@ client::MatMulOptions ReadMatMulOptions(const Arguments& arguments) {
   return options;
 }
 
+// "down:relu" → "down" and ReLU. An id has no colon.
+std::string WeightOf(const std::string& word, client::Activation* activation) {
+  const size_t colon = word.find(':');
+  if (colon == std::string::npos) return word;
+  if (word.substr(colon) != ":relu")
+    throw Failure(kExitUsage, "'" + word + "' is neither an ID nor ID:relu");
+  *activation = client::Activation::kRelu;
+  return word.substr(0, colon);
+}
+
+// What is multiplied by, in the order of the command line: products that share the activations, or
+// with --then one product and the steps after it.
+struct WeightPlan {
+  std::vector<client::Product> products;
+  std::vector<client::ChainStep> then;
+};
+
+WeightPlan ReadWeights(const Arguments& arguments, Arithmetic arithmetic,
+                       const client::OutputSpec& last) {
+  const auto& words = arguments.positionals();
+  const auto steps = arguments.All("--then");
+  WeightPlan plan;
+  if (steps.empty()) {
+    for (size_t i = 0; i + 1 < words.size(); ++i) {
+      plan.products.push_back({.weight = {}, .output = last, .into = {}});
+      plan.products.back().weight = WeightOf(words[i], &plan.products.back().output.activation);
+    }
+    return plan;
+  }
+  if (words.size() != 2)
+    throw Failure(kExitUsage, "--then continues on the result of one weight, not of " +
+                                  std::to_string(words.size() - 1));
+  client::OutputSpec between{.dtype = DataType::kF32};
+  const std::string first = WeightOf(words[0], &between.activation);
+  plan.products.push_back({.weight = first, .output = between, .into = {}});
+  for (size_t i = 0; i < steps.size(); ++i) {
+    client::ChainStep step{
+        .output = i + 1 < steps.size() ? client::OutputSpec{.dtype = DataType::kF32} : last};
+    step.weight = WeightOf(steps[i], &step.output.activation);
+    step.arithmetic = arithmetic == Arithmetic::kUnspecified ? Arithmetic::kW8A8 : arithmetic;
+    plan.then.push_back(std::move(step));
+  }
+  return plan;
+}
+
 NpyType FileTypeOf(DataType dtype) {
   switch (dtype) {
     case DataType::kInt8: return NpyType::kInt8;
@@ -181,8 +226,11 @@ std::string ElementText(const client::Output& output, size_t i) {
 std::string PreviewText(const client::Output& output) {
   const int64_t count = static_cast<int64_t>(output.bytes.size()) * 8 / BitsOf(output.dtype);
   std::string text;
-  for (int64_t i = 0; i < std::min(count, kPreviewElements); ++i)
-    text += (i > 0 ? " " : "") + ElementText(output, static_cast<size_t>(i));
+  for (int64_t i = 0; i < std::min(count, kPreviewElements); ++i) {
+    const size_t at = static_cast<size_t>(i);
+    text += (i > 0 ? " " : "") + ElementText(output, at);
+    if (at < output.indices.size()) text += "@" + std::to_string(output.indices[at]);
+  }
   return text + (count > kPreviewElements ? " ..." : "");
 }
 
@@ -223,12 +271,11 @@ int RunMatMul(const Arguments& arguments) {
   const bool quantized = activations.dynamic || !activations.scales.bytes.empty();
   if (options.arithmetic == Arithmetic::kUnspecified && IsFloat(activations.dtype) && quantized)
     options.arithmetic = Arithmetic::kW8A8;  // the only one that takes a quantization
-  std::vector<client::Product> products;
-  for (size_t i = 0; i < weights; ++i)
-    products.push_back({.weight = words[i], .output = spec, .into = {}});
+  const WeightPlan plan = ReadWeights(arguments, options.arithmetic, spec);
+  options.then = plan.then;
 
   client::Client client(OptionsOf(arguments));
-  const auto outputs = ValueOf(client.MatMul(products, activations, options), client);
+  const auto outputs = ValueOf(client.MatMul(plan.products, activations, options), client);
   Json list = Json::array();
   for (size_t i = 0; i < outputs.size(); ++i) {
     const client::Output& output = outputs[i];

@@ -10,9 +10,14 @@ inline constexpr OptionSpec kRegisterOptions[] = {
     {"--layout", "KN|NK",
      "required: KN when the file is [K, N] (x @ w), NK when it is [N, K] "
      "(torch.nn.Linear.weight)"},
+    {"--dtype", "TYPE",
+     "INT8 (default), INT4 or INT2: the file is int8 all the same, with values of -8 to 7 or -1 to "
+     "1"},
+    {"--group-size", "G",
+     "INT4, required: how many values along K share a scale; K for all of them"},
     {"--scales", "FILE.npy",
-     "weight scales: one, or one per column; float32, float16, or uint16 with "
-     "--bf16-scales"},
+     "weight scales: one, or one per column, or [K/G, N] for INT4; float32, float16, or uint16 "
+     "with --bf16-scales"},
     {"--bf16-scales", "", "the uint16 values of --scales are the bits of bfloat16"},
     {"--bias", "FILE.npy", "float32, one per column"},
     {"--replace", "", "the name may move to this content, whatever it holds now"},
@@ -33,7 +38,11 @@ inline constexpr OptionSpec kMatMulOptions[] = {
     {"--out-zero-point", "VALUE", "with --out-scale"},
     {"--relu", "", "y > 0 ? y : 0 before the conversion to the output type"},
     {"--skip-bias", "", "leave the weight's bias out"},
-    {"--top-k", "K", "only the K greatest of each row, greatest first"},
+    {"--top-k", "K", "only the K greatest of each row, greatest first, with their columns"},
+    {"--then", "ID[:relu]",
+     "continue with this weight on the result, which may repeat; write `:relu` after a weight's "
+     "ID, "
+     "the first one's too, for ReLU on its result; the options above are for the last"},
     {"--indices", "FILE.npy", "with --top-k: where the columns go (int32); once per weight"},
     {"--activation-scales", "FILE.npy",
      "where the scales of a raw-sum reply to float activations go"},

@@ -5,6 +5,7 @@
 #include "client/cli/console.h"
 #include "client/cli/json.h"
 #include "client/cli/npy.h"
+#include "client/pack.h"
 
 namespace qmatmul::cli {
 namespace {
@@ -40,6 +41,27 @@ Layout RequiredLayout(const Arguments& arguments) {
   return layout;
 }
 
+// INT4 and INT2 travel packed; `packed` keeps the bytes.
+void PackValues(const Arguments& arguments, const NpyArray& data, const std::string& path,
+                std::vector<std::byte>* packed, client::WeightUpload* upload) {
+  const DataType choices[] = {DataType::kInt8, DataType::kInt4, DataType::kInt2};
+  upload->dtype = arguments.Choice("--dtype", choices, DataType::kInt8);
+  upload->group_size = arguments.Integer("--group-size", 0, 1, INT32_MAX);
+  if (upload->dtype == DataType::kInt4 && upload->group_size == 0)
+    throw Failure(kExitUsage,
+                  "--group-size is required for INT4: how many values along K share a scale",
+                  "one scale per column is --group-size " + std::to_string(upload->k));
+  if (upload->dtype != DataType::kInt4 && upload->group_size != 0)
+    throw Failure(kExitUsage, "--group-size is for --dtype INT4");
+  upload->data = data.data;
+  if (upload->dtype == DataType::kInt8) return;
+  const std::span values(reinterpret_cast<const int8_t*>(data.data.data()), data.data.size());
+  auto bytes = client::PackWeight(upload->dtype, values, data.shape[1]);
+  if (!bytes.ok()) throw Failure(kExitFile, path + ": " + bytes.status().message);
+  *packed = std::move(*bytes);
+  upload->data = *packed;
+}
+
 std::string CopyBytesText(const client::WeightInfo& weight) {
   int64_t bytes = 0;
   for (const auto& copy : weight.copies) bytes += copy.bytes;
@@ -56,6 +78,8 @@ void PrintWeight(const client::WeightInfo& w) {
   std::printf("type        %s %s, K %lld, N %lld\n", std::string(NameOf(w.dtype)).c_str(),
               std::string(NameOf(w.layout)).c_str(), static_cast<long long>(w.k),
               static_cast<long long>(w.n));
+  if (w.group_size > 0)
+    std::printf("groups      of %lld along K\n", static_cast<long long>(w.group_size));
   std::printf("scales      %s\n", ScalesText(w).c_str());
   std::printf("bias        %s\n", w.bias_count > 0 ? std::to_string(w.bias_count).c_str() : "-");
   std::printf("digest      %s\n", w.digest.c_str());
@@ -86,10 +110,10 @@ int RunRegister(const Arguments& arguments) {
   if (data.shape.size() != 2)
     throw Failure(kExitFile,
                   path + ": a weight has 2 dimensions, this has shape " + ShapeText(data.shape));
-  upload.dtype = DataType::kInt8;
   upload.k = data.shape[upload.layout == Layout::kKN ? 0 : 1];
   upload.n = data.shape[upload.layout == Layout::kKN ? 1 : 0];
-  upload.data = data.data;
+  std::vector<std::byte> packed;
+  PackValues(arguments, data, path, &packed, &upload);
   NpyArray scales, bias;
   if (const auto file = arguments.Text("--scales")) {
     scales = ReadNpy(*file);

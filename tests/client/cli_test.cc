@@ -11,6 +11,7 @@
 
 #include "client/cli/failure.h"
 #include "client/cli/npy.h"
+#include "tests/client/fake_product.h"
 #include "tests/client/fake_server.h"
 #include "tests/client/program.h"
 
@@ -19,6 +20,7 @@ namespace {
 
 using nlohmann::json;
 using ::qmatmul::testing::ErrorOf;
+using ::qmatmul::testing::FakeProduct;
 using ::qmatmul::testing::FakeServer;
 using ::qmatmul::testing::ProgramResult;
 using ::qmatmul::testing::RunProgram;
@@ -78,6 +80,13 @@ TEST_F(Cli, WrongCommandLinesExitWithTwoAndSayTheWayOut) {
       {{"matmul", "a", "b", w, "--out", "F32", "-o", "y.npy"}, "given 1 times for 2 weights"},
       {{"matmul", "w", w, "--out", "F32", "--indices", "i.npy"}, "--indices is for --top-k"},
       {{"matmul", "w", w, "--out", "F32", "--top-k", "0"}, "--top-k 0 is not a whole number"},
+      {{"matmul", "a", "b", w, "--out", "F32", "--then", "c"},
+       "the result of one weight, not of 2"},
+      {{"matmul", "a:gelu", w, "--out", "F32"}, "'a:gelu' is neither an ID nor ID:relu"},
+      {{"matmul", "a", w, "--out", "F32", "--then", "c:"}, "'c:' is neither an ID nor ID:relu"},
+      {{"register", "w", w, "--layout", "KN", "--dtype", "INT4"}, "--group-size is required"},
+      {{"register", "w", w, "--layout", "KN", "--group-size", "3"}, "is for --dtype INT4"},
+      {{"register", "w", w, "--layout", "KN", "--dtype", "F32"}, "is not INT8, INT4 or INT2"},
       {{"list", "--timeout", "0"}, "--timeout 0 is not a number from"},
       {{"bench", "--ab", "avx2"}, "--ab avx2 is not two kernels"},
       {{"bench", "--threads", "2"}, "--threads needs --in-process"},
@@ -125,6 +134,8 @@ TEST_F(Cli, BadFilesExitWithThree) {
       {{"register", "w", "/no/such.npy", "--layout", "KN"}, "No such file"},
       {{"register", "w", f, "--layout", "KN"}, "a weight is int8, this is float32"},
       {{"register", "w", cube, "--layout", "KN"}, "a weight has 2 dimensions"},
+      {{"register", "w", w, "--layout", "KN", "--dtype", "INT2"},
+       "value [0, 1] = -2 is outside -1 ... 1 of INT2"},
       {{"register", "w", w, "--layout", "KN", "--scales", i32}, "scales are int32"},
       {{"register", "w", w, "--layout", "KN", "--scales", u16}, "scales are uint16"},
       {{"register", "w", w, "--layout", "KN", "--bias", i32}, "the bias is int32"},
@@ -156,8 +167,8 @@ TEST_F(Cli, RefusalsHaveTheirExitCodes) {
       {ErrorOf(StatusCode::INVALID_ARGUMENT, "WEIGHT_ID", "bad id"), kExitRefused,
        "field activations.shape: bad id"},
       {ErrorOf(StatusCode::PERMISSION_DENIED, "SCOPE", "needs admin"), kExitRefused, "needs admin"},
-      {ErrorOf(StatusCode::UNAVAILABLE, "DRAINING", "going", {}, 500), kExitUnreachable,
-       "try again in 500 ms"},
+      {ErrorOf(StatusCode::UNAVAILABLE, "DRAINING", "going", {}, 50), kExitUnreachable,
+       "try again in 50 ms"},
       {{StatusCode::UNAVAILABLE, "broken pipe"}, kExitUnreachable, "is a server listening on"},
       {{StatusCode::DEADLINE_EXCEEDED, "late"}, kExitUnreachable, "--timeout SECONDS"},
       {{StatusCode::RESOURCE_EXHAUSTED, "too large"}, kExitRefused, "send fewer rows"},
@@ -208,6 +219,78 @@ TEST_F(Cli, RegisterSendsTheFiles) {
             kExitOk);
   EXPECT_EQ(server_.uploads().back().spec.scale_dtype(), v1::DATA_TYPE_BF16);
   EXPECT_EQ(server_.uploads().back().spec.replace_digest(), std::string(64, 'f'));
+}
+
+TEST_F(Cli, RegisterPacksInt4AndInt2) {
+  // [K, N] = [2, 3]: each line of three ends in a byte that is not full.
+  const std::string w = File<int8_t>("w4.npy", NpyType::kInt8, {2, 3}, {-8, 7, 0, 1, -1, -7});
+  const std::string s = File<float>("s4.npy", NpyType::kFloat32, {2, 3}, {1, 1, 1, 1, 1, 1});
+  const ProgramResult r = Run({"register", "w", w, "--layout", "KN", "--dtype", "INT4",
+                               "--group-size", "1", "--scales", s});
+  ASSERT_EQ(r.exit_code, kExitOk) << r.err;
+  auto upload = server_.uploads().back();
+  EXPECT_EQ(upload.spec.dtype(), v1::DATA_TYPE_INT4);
+  EXPECT_EQ(upload.spec.group_size(), 1);
+  EXPECT_EQ(upload.spec.k(), 2);
+  EXPECT_EQ(upload.spec.n(), 3);
+  EXPECT_EQ(upload.spec.scale_count(), 6);
+  EXPECT_EQ(upload.content.substr(0, 4), std::string("\xf0\x08\x79\x01"));
+  EXPECT_EQ(upload.content.size(), 4u + 24u);
+
+  const std::string t =
+      File<int8_t>("w2.npy", NpyType::kInt8, {2, 5}, {-1, 0, 1, -1, 1, 1, 1, 0, 0, 0});
+  ASSERT_EQ(Run({"register", "t", t, "--layout", "NK", "--dtype", "INT2"}).exit_code, kExitOk);
+  upload = server_.uploads().back();
+  EXPECT_EQ(upload.spec.dtype(), v1::DATA_TYPE_INT2);
+  EXPECT_EQ(upload.spec.k(), 5);
+  EXPECT_EQ(upload.content, std::string("\x24\x02\x5a\x01"));
+}
+
+TEST_F(Cli, MatMulChains) {
+  server_.on_matmul = [](const v1::MatMulRequest& request, v1::MatMulResponse* response) {
+    return FakeProduct(request, response);
+  };
+  const std::string x = File<int8_t>("x.npy", NpyType::kInt8, {2, 3}, {1, 2, 3, 4, 5, 6});
+  const ProgramResult r = Run({"matmul", "n8:relu", x, "--then", "n9:relu", "--then", "n4", "--out",
+                               "INT32", "--top-k", "2", "--skip-bias"});
+  ASSERT_EQ(r.exit_code, kExitOk) << r.err;
+  const auto request = server_.requests().back();
+  ASSERT_EQ(request.outputs_size(), 1);
+  EXPECT_EQ(request.weights(0), "weights/n8");
+  EXPECT_EQ(request.outputs(0).dtype(), v1::DATA_TYPE_F32);
+  EXPECT_EQ(request.outputs(0).activation(), v1::ACTIVATION_RELU);
+  EXPECT_EQ(request.outputs(0).top_k(), 0);
+  ASSERT_EQ(request.then_size(), 2);
+  EXPECT_EQ(request.then(0).weight(), "weights/n9");
+  EXPECT_EQ(request.then(0).arithmetic(), v1::ARITHMETIC_W8A8);
+  EXPECT_EQ(request.then(0).output().dtype(), v1::DATA_TYPE_F32);
+  EXPECT_EQ(request.then(0).output().activation(), v1::ACTIVATION_RELU);
+  EXPECT_EQ(request.then(1).weight(), "weights/n4");
+  EXPECT_EQ(request.then(1).output().dtype(), v1::DATA_TYPE_INT32);
+  EXPECT_EQ(request.then(1).output().top_k(), 2);
+  EXPECT_TRUE(request.then(1).output().skip_bias());
+  EXPECT_NE(request.then(1).output().activation(), v1::ACTIVATION_RELU);
+  EXPECT_TRUE(Has(r.out, "n4: INT32 [2, 2]")) << r.out;
+  EXPECT_TRUE(Has(r.out, "@")) << "the preview has the columns\n" << r.out;
+  (void)Run({"matmul", "n8", x, "--then", "n9", "--out", "F32", "--arithmetic", "W8A32"});
+  EXPECT_EQ(server_.requests().back().then(0).arithmetic(), v1::ARITHMETIC_W8A32);
+}
+
+TEST_F(Cli, MatMulBeyondTheMessageLimitIsSentInParts) {
+  server_.on_matmul = [](const v1::MatMulRequest& request, v1::MatMulResponse* response) {
+    return FakeProduct(request, response);
+  };
+  std::vector<int8_t> values(100 * 50);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int8_t>(i * 7);
+  const std::string x = File<int8_t>("x.npy", NpyType::kInt8, {100, 50}, values);
+  ASSERT_EQ(Run({"matmul", "n3", x, "--out", "INT32", "-o", Path("whole.npy")}).exit_code, kExitOk);
+  const ProgramResult r = Run({"matmul", "n3", x, "--out", "INT32", "-o", Path("parts.npy"),
+                               "--message-bytes-max", "2000", "--json"});
+  ASSERT_EQ(r.exit_code, kExitOk) << r.err;
+  EXPECT_EQ(ReadNpy(Path("parts.npy")).shape, (std::vector<int64_t>{100, 3}));
+  EXPECT_TRUE(ReadNpy(Path("parts.npy")).data == ReadNpy(Path("whole.npy")).data);
+  EXPECT_EQ(json::parse(r.out).at("outputs").at(0).at("attempts"), server_.requests().size() - 1);
+  EXPECT_GT(server_.requests().size(), 4u);
 }
 
 TEST_F(Cli, MatMulWritesOneFilePerWeight) {
@@ -266,7 +349,7 @@ TEST_F(Cli, MatMulWritesOneFilePerWeight) {
   EXPECT_EQ(request.outputs(1).top_k(), 2);
 
   const ProgramResult preview = Run({"matmul", "q", x, "--out", "F32", "--arithmetic", "W8A32"});
-  EXPECT_TRUE(Has(preview.out, "0 0.5")) << preview.out;
+  EXPECT_TRUE(Has(preview.out, "0@7 0.5@0")) << "the columns stand by the values\n" << preview.out;
   EXPECT_EQ(server_.requests().back().options().arithmetic(), v1::ARITHMETIC_W8A32);
 }
 

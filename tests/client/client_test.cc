@@ -142,7 +142,7 @@ TEST(Register, ARefusalIsReturnedWithoutASecondTry) {
 
 TEST(Errors, DetailsBecomeFields) {
   FakeServer server;
-  Client client({.server = server.address()});
+  Client client({.server = server.address(), .retries = {.attempts_max = 1}});
   server.on_matmul = [](const v1::MatMulRequest&, v1::MatMulResponse*) {
     return ErrorOf(grpc::StatusCode::INVALID_ARGUMENT, "K_MISMATCH", "K is 3, not 4", {{"k", "3"}});
   };
@@ -197,19 +197,6 @@ TEST(Errors, ADeadlineEndsACall) {
                                {.timeout = std::chrono::milliseconds(20)});
   ASSERT_FALSE(y.ok());
   EXPECT_EQ(y.status().code, Code::kDeadlineExceeded);
-}
-
-TEST(Errors, AMessageOverTheLimitIsTheTransportsError) {
-  FakeServer server;
-  Client client({.server = server.address(), .message_bytes_max = 1 << 16});
-  const std::vector<int8_t> big(1 << 17);
-  const Activations x = {
-      .dtype = DataType::kInt8, .rows = 1, .k = 1 << 17, .data = std::as_bytes(std::span(big))};
-  const auto y = client.MatMul("w", x, {.dtype = DataType::kInt32});
-  ASSERT_FALSE(y.ok());
-  EXPECT_EQ(y.status().code, Code::kResourceExhausted);
-  EXPECT_EQ(y.status().reason, "");
-  EXPECT_TRUE(server.requests().empty());
 }
 
 TEST(MatMul, SendsWhatWasDescribed) {

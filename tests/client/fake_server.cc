@@ -34,7 +34,7 @@ grpc::Status ErrorOf(grpc::StatusCode code, const std::string& reason, const std
   return {code, message, details.SerializeAsString()};
 }
 
-FakeServer::FakeServer() {
+FakeServer::FakeServer(const FakeServerOptions& options) {
   // As the SDK does, and never undone: the last grpc_shutdown of a process may take 10 s.
   grpc_init();
   on_upload = [](const RecordedUpload& upload, v1::RegisterWeightResponse* response) {
@@ -49,6 +49,7 @@ FakeServer::FakeServer() {
     return grpc::Status::OK;
   };
   on_named = [](const std::string&) { return grpc::Status::OK; };
+  on_weight = [](v1::Weight*) {};
   on_health = [](const std::string&, int* status) {
     *status = grpc::health::v1::HealthCheckResponse::SERVING;
     return grpc::Status::OK;
@@ -56,7 +57,9 @@ FakeServer::FakeServer() {
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  builder.SetMaxReceiveMessageSize(64 << 20);
+  if (!options.unix_socket.empty())
+    builder.AddListeningPort("unix:" + options.unix_socket, grpc::InsecureServerCredentials());
+  builder.SetMaxReceiveMessageSize(options.message_bytes_max);
   builder.RegisterService(static_cast<v1::WeightService::Service*>(this));
   builder.RegisterService(static_cast<v1::MatMulService::Service*>(this));
   builder.RegisterService(static_cast<v1::InfoService::Service*>(this));
@@ -116,7 +119,9 @@ grpc::Status FakeServer::GetWeight(grpc::ServerContext* context,
                                    const v1::GetWeightRequest* request, v1::Weight* response) {
   Record(context);
   response->set_name(request->name());
-  return on_named(request->name());
+  grpc::Status status = on_named(request->name());
+  if (status.ok()) on_weight(response);
+  return status;
 }
 
 grpc::Status FakeServer::ListWeights(grpc::ServerContext* context,
@@ -142,6 +147,38 @@ grpc::Status FakeServer::MatMul(grpc::ServerContext* context, const v1::MatMulRe
     requests_.push_back(*request);
   }
   return on_matmul(*request, response);
+}
+
+grpc::Status FakeServer::StreamMatMul(
+    grpc::ServerContext* context,
+    grpc::ServerReaderWriter<v1::StreamMatMulResponse, v1::StreamMatMulRequest>* stream) {
+  Record(context);
+  std::vector<v1::StreamMatMulRequest> gathered;
+  const auto answer = [&] {
+    for (auto request = gathered.rbegin(); request != gathered.rend(); ++request) {
+      v1::StreamMatMulResponse reply;
+      reply.set_request_id(request->request_id());
+      const grpc::Status status = on_matmul(request->request(), reply.mutable_response());
+      if (!status.ok()) {
+        reply.mutable_error()->ParseFromString(status.error_details());
+        reply.mutable_error()->set_code(status.error_code());
+        reply.mutable_error()->set_message(status.error_message());
+      }
+      stream->Write(reply);
+    }
+    gathered.clear();
+  };
+  v1::StreamMatMulRequest request;
+  for (size_t read = 0; read < stream_requests_max && stream->Read(&request); ++read) {
+    {
+      const std::lock_guard lock(mutex_);
+      requests_.push_back(request.request());
+    }
+    gathered.push_back(request);
+    if (gathered.size() >= stream_batch) answer();
+  }
+  answer();
+  return stream_status;
 }
 
 grpc::Status FakeServer::Explain(grpc::ServerContext* context, const v1::ExplainRequest*,

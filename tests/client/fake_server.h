@@ -1,8 +1,8 @@
 // A qmatmul server whose answers the test writes: it records what the SDK sent and returns what it
 // was told to. On a port of its own on the loopback interface; stops when it goes.
 //
-// The handlers run on gRPC's threads; set them before the first call. Recorded calls are read after
-// the calls have returned.
+// The handlers run on gRPC's threads, several at once; set them before the first call. Recorded calls
+// are read after the calls have returned.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -31,12 +31,17 @@ struct RecordedUpload {
   size_t chunk_bytes_max = 0;
 };
 
+struct FakeServerOptions {
+  int message_bytes_max = 64 << 20;  // what it takes
+  std::string unix_socket = {};      // a path: it listens there as well
+};
+
 class FakeServer : public v1::WeightService::Service,
                    public v1::MatMulService::Service,
                    public v1::InfoService::Service,
                    public grpc::health::v1::Health::Service {
  public:
-  FakeServer();
+  explicit FakeServer(const FakeServerOptions& options = {});
   ~FakeServer() override;
 
   const std::string& address() const { return address_; }
@@ -52,7 +57,13 @@ class FakeServer : public v1::WeightService::Service,
   std::function<grpc::Status(const v1::MatMulRequest&, v1::MatMulResponse*)> on_matmul;
   std::function<grpc::Status(const v1::ListWeightsRequest&, v1::ListWeightsResponse*)> on_list;
   std::function<grpc::Status(const std::string& name)> on_named;  // Get and Delete
+  std::function<void(v1::Weight*)> on_weight;                     // Get, when on_named says OK
   std::function<grpc::Status(const std::string& service, int* status)> on_health;
+  // StreamMatMul answers each request by on_matmul: this many are gathered, and answered last first.
+  size_t stream_batch = 1;
+  // … and ends the stream with this once it has read so many.
+  size_t stream_requests_max = SIZE_MAX;
+  grpc::Status stream_status;
   v1::ExplainResponse explanation;
   v1::ListDevicesResponse devices;
   v1::ListKernelsResponse kernels;
@@ -69,6 +80,9 @@ class FakeServer : public v1::WeightService::Service,
                             v1::DeleteWeightResponse* response) override;
   grpc::Status MatMul(grpc::ServerContext* context, const v1::MatMulRequest* request,
                       v1::MatMulResponse* response) override;
+  grpc::Status StreamMatMul(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::StreamMatMulResponse, v1::StreamMatMulRequest>* stream) override;
   grpc::Status Explain(grpc::ServerContext* context, const v1::ExplainRequest* request,
                        v1::ExplainResponse* response) override;
   grpc::Status ListDevices(grpc::ServerContext* context, const v1::ListDevicesRequest* request,

@@ -8,12 +8,14 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
 
 #include "client/cli/npy.h"
 #include "client/client.h"
+#include "client/pack.h"
 #include "qmatmul/v1/qmatmul.pb.h"
 #include "tests/client/program.h"
 
@@ -113,6 +115,65 @@ TEST_F(Live, SeveralWeightsShareOneActivationAndCallersBuffers) {
   ASSERT_TRUE(y.ok()) << y.status().ToString();
   EXPECT_EQ(VectorOf(y->at(0).As<int32_t>()), Product32(x, w1));
   EXPECT_EQ(y2, Product32(x, w2));
+}
+
+TEST_F(Live, InPartsAndWithoutWaitingTheAnswerIsTheSame) {
+  const auto w = Random(kK * kN, 30), x = Random(400 * kK, 31);
+  ASSERT_TRUE(Register("parts", w).ok());
+  Client small({.server = server_->address(), .connections = 3, .message_bytes_max = 9000});
+  const auto y = small.MatMul("parts", Rows(x), {.dtype = DataType::kInt32});
+  ASSERT_TRUE(y.ok()) << y.status().ToString();
+  EXPECT_EQ(y->shape, (std::vector<int64_t>{400, kN}));
+  EXPECT_EQ(VectorOf(y->As<int32_t>()), Product32(x, w));
+  EXPECT_GT(y->attempts, 8) << "a reply row has 180 bytes";
+  EXPECT_EQ(y->execution.weight, "parts");
+
+  std::promise<Result<std::vector<Output>>> answer;
+  const Product product = {.weight = "parts", .output = {.dtype = DataType::kInt32}};
+  client_.MatMulAsync(std::span(&product, 1), Rows(x), {},
+                      [&](auto outputs) { answer.set_value(std::move(outputs)); });
+  const auto later = answer.get_future().get();
+  ASSERT_TRUE(later.ok()) << later.status().ToString();
+  EXPECT_TRUE(later->front().bytes == y->bytes);
+}
+
+TEST_F(Live, AnOverflowInPartsIsToldAsInOnePiece) {
+  const auto w = Random(kK * kN, 32);
+  auto x = Random(300 * kK, 33);
+  std::fill(x.begin(), x.begin() + 200 * kK, int8_t{0});
+  ASSERT_TRUE(Register("overflows", w).ok());
+  const OutputSpec spec = {.dtype = DataType::kInt8, .overflow = Overflow::kError};
+  Client small({.server = server_->address(), .message_bytes_max = 9000});
+  const Status whole = client_.MatMul("overflows", Rows(x), spec).status();
+  const Status parts = small.MatMul("overflows", Rows(x), spec).status();
+  ASSERT_EQ(whole.reason, "OVERFLOW");
+  EXPECT_EQ(parts.ToString(), whole.ToString());
+  EXPECT_EQ(parts.metadata, whole.metadata);
+  EXPECT_GT(parts.attempts, 2);
+}
+
+TEST_F(Live, Int4AndInt2ArePackedAsTheServerReadsThem) {
+  for (const DataType dtype : {DataType::kInt4, DataType::kInt2}) {
+    const bool int4 = dtype == DataType::kInt4;
+    auto w = Random(kK * kN, 34);
+    for (int8_t& value : w)
+      value = static_cast<int8_t>(int4 ? (value & 15) - 8 : (value & 255) % 3 - 1);
+    const auto packed = PackWeight(dtype, w, kN);
+    ASSERT_TRUE(packed.ok());
+    const std::vector<float> scales(kN, 0.5f);
+    WeightUpload weight = {.id = std::string(NameOf(dtype)), .dtype = dtype, .layout = Layout::kKN};
+    weight.k = kK;
+    weight.n = kN;
+    weight.group_size = int4 ? kK : 0;
+    weight.data = *packed;
+    weight.scales = Scales(scales);
+    const auto r = client_.RegisterWeight(weight);
+    ASSERT_TRUE(r.ok()) << r.status().ToString();
+    const auto x = Random(9 * kK, 35);
+    const auto y = client_.MatMul(weight.id, Rows(x), {.dtype = DataType::kInt32});
+    ASSERT_TRUE(y.ok()) << y.status().ToString();
+    EXPECT_EQ(VectorOf(y->As<int32_t>()), Product32(x, w)) << NameOf(dtype);
+  }
 }
 
 TEST_F(Live, AKnownWeightIsNotUploadedAgainAndANameMovesOnlyWhenTold) {
