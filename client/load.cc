@@ -1,5 +1,6 @@
 #include "client/load.h"
 
+#include <absl/synchronization/mutex.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
 #include <grpc/grpc.h>
@@ -16,6 +17,7 @@
 #include <utility>
 
 #include "client/convert.h"
+#include "client/message.h"
 #include "google/rpc/status.pb.h"
 
 namespace qmatmul::client {
@@ -97,15 +99,11 @@ EncodedCall EncodedCall::Of(std::string method, std::span<const std::byte> messa
 
 EncodedCall EncodedCall::MatMul(std::span<const Product> products, const Activations& activations,
                                 const MatMulOptions& options) {
-  v1::MatMulRequest request;
-  for (const Product& product : products) {
-    request.add_weights(ResourceName(product.weight));
-    ToProto(product.output, request.add_outputs());
-  }
-  ToProto(activations, request.mutable_activations());
-  ToProto(options, request.mutable_options());
-  const std::string bytes = request.SerializeAsString();
-  EncodedCall call = Of(kMatMulMethod, std::as_bytes(std::span(bytes)));
+  const Question question{products, &activations, &options};
+  grpc::Slice bytes;
+  // A slice that borrows the payload must not outlive it; one that is gathered owns it.
+  RequestOf(question, question.all()).DumpToSingleSlice(&bytes);
+  EncodedCall call = Of(kMatMulMethod, std::as_bytes(std::span(bytes.begin(), bytes.size())));
   auto parts = std::make_shared<Parts>(*call.parts_);
   if (!products.empty()) parts->weight = products[0].weight;
   call.parts_ = std::move(parts);
@@ -155,9 +153,8 @@ Result<std::vector<Output>> LoadReply::Outputs() const {
   }
   std::vector<Output> outputs;
   for (v1::OutputTensor& tensor : *response->mutable_outputs()) {
-    auto output = TakeOutput(&tensor, {});
-    if (!output.ok()) return output.status();
-    outputs.push_back(std::move(*output));
+    outputs.push_back(FromProto(tensor));
+    outputs.back().bytes = std::move(*tensor.mutable_data());
   }
   return outputs;
 }
@@ -343,6 +340,8 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
 
 LoadClient::LoadClient(LoadOptions options) : parts_(std::make_unique<Parts>(std::move(options))) {
   grpc_init();  // never shut down: see KeepGrpc in client.cc
+  // Debian's Abseil looks for deadlocks at every lock of gRPC's: a tenth of what a small call costs.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const int limit =
       static_cast<int>(std::clamp<int64_t>(parts_->options.message_bytes_max, 1, INT32_MAX));
   const int count = std::clamp(parts_->options.connections, 1, kConnectionsMax);
