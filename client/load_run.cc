@@ -30,6 +30,11 @@ int64_t Ns(Clock::duration duration) {
   return std::chrono::duration_cast<nanoseconds>(duration).count();
 }
 
+void RaiseTo(int64_t value, std::atomic<int64_t>* most) {
+  int64_t seen = most->load(std::memory_order_relaxed);
+  while (value > seen && !most->compare_exchange_weak(seen, value, std::memory_order_relaxed)) {}
+}
+
 class Run {
  public:
   Run(LoadClient* client, const LoadPlan& plan)
@@ -142,8 +147,10 @@ class Run {
     result_->latency_ns.Record(latency);
     of_rows.latency_ns.Record(latency);
     ok_.fetch_add(1, std::memory_order_relaxed);
-    last_done_ns_.store(Ns(reply.done() - start_), std::memory_order_relaxed);
-    if (reply.done() <= end_) {
+    RaiseTo(Ns(reply.done() - start_), &last_done_ns_);
+    // A closed loop's window ends with its last reply: the server was busy until then. An open loop's
+    // is the time of its sends: what a server answers long after is no rate.
+    if (plan_.rate <= 0 || reply.done() <= end_) {
       ok_in_window_.fetch_add(1, std::memory_order_relaxed);
       rows_in_window_.fetch_add(item.rows, std::memory_order_relaxed);
       ops_in_window_.fetch_add(item.ops, std::memory_order_relaxed);
@@ -201,9 +208,7 @@ class Run {
     r.wrong = wrong_.load();
     const double last = static_cast<double>(last_done_ns_.load()) / 1e9;
     const bool counted = plan_.calls_max > 0 && r.sent >= plan_.calls_max;
-    r.seconds = end_ == Clock::time_point::max() || (counted && last < plan_.seconds)
-                    ? last
-                    : plan_.seconds;
+    r.seconds = plan_.rate <= 0 || counted ? last : plan_.seconds;
     const auto mean = [](const std::atomic<int64_t>& sum, int64_t count) {
       return count > 0 ? static_cast<double>(sum.load()) / static_cast<double>(count) : 0;
     };

@@ -70,7 +70,9 @@ struct LoadOfRows {
 };
 
 struct LoadResult {
-  double seconds = 0;         // the window that the rates are of
+  // The window that the rates are of: until the last reply in a closed loop, the time of the sends in
+  // an open one.
+  double seconds = 0;
   int64_t unix_start_ns = 0;  // wall clock at the start of the window
   int64_t sent = 0;
   int64_t ok = 0;  // in all, and inside the window

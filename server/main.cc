@@ -4,6 +4,7 @@
 //   qmatmul-server ready grpc=127.0.0.1:8500 http=127.0.0.1:8501
 // Exit status: 0 after a drain, 1 when it could not start or the drain was cut short, 2 for bad
 // options.
+#include <absl/synchronization/mutex.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -27,6 +28,10 @@ void SetUpMalloc() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
 }
+
+// Debian builds Abseil with its checks on: each lock of gRPC's then goes through one graph of all
+// locks, under a lock of its own. Without it an echo costs the server a tenth less.
+void SetUpLocks() { absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore); }
 
 // Threads inherit the mask, so that only the main thread sees these, where it waits for them.
 sigset_t BlockStopSignals() {
@@ -72,6 +77,7 @@ int Serve(const Options& options, const sigset_t& signals) {
 
 int main(int argc, char** argv) {
   SetUpMalloc();
+  SetUpLocks();
   size_t variables = 0;
   while (environ[variables] != nullptr) ++variables;
   LoadedOptions loaded;

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "client/cli/failure.h"
@@ -433,6 +435,71 @@ TEST_F(Cli, DoctorSeesWhatIsWrong) {
   const ProgramResult absent = Run({"doctor", "--server", "127.0.0.1:1", "--json"});
   EXPECT_EQ(absent.exit_code, kExitNo);
   EXPECT_EQ(json::parse(absent.out).at("findings").at(0).at("level"), "FAIL");
+}
+
+// One product of zeros for whatever is asked: seldom right.
+grpc::Status AnswerZeros(const v1::MatMulRequest& request, v1::MatMulResponse* response) {
+  v1::OutputTensor* output = response->add_outputs();
+  output->set_data(std::string(static_cast<size_t>(request.activations().shape(0)) * 2 * 4, '\0'));
+  return grpc::Status::OK;
+}
+
+TEST_F(Cli, BenchSeesWrongRepliesAndExitsWithSeven) {
+  server_.on_matmul = AnswerZeros;
+  const std::vector<std::string> words = {"bench",      "--shape", "30x2",     "--rows", "3",
+                                          "--requests", "12",      "--verify", "0.5",    "--json"};
+  const ProgramResult r = Run(words);
+  EXPECT_EQ(r.exit_code, 7) << r.err;
+  const json line = json::parse(r.out);
+  EXPECT_EQ(line.at("verified"), 6);
+  EXPECT_EQ(line.at("wrong"), 6);
+  EXPECT_TRUE(Has(r.err, "6 replies differ")) << r.err;
+}
+
+TEST_F(Cli, BenchCountsRefusalsByReasonAndGivesUpWhenTheFirstCallIsRefused) {
+  std::atomic<int> calls{0};
+  server_.on_matmul = [&calls](const v1::MatMulRequest& request, v1::MatMulResponse* response) {
+    // Four requests warm up.
+    if (++calls > 4 && calls % 2 == 0)
+      return ErrorOf(grpc::StatusCode::UNAVAILABLE, "QUEUE_FULL", "come later");
+    return AnswerZeros(request, response);
+  };
+  ProgramResult r = Run({"bench", "--shape", "30x2", "--rows", "1", "--requests", "10"});
+  EXPECT_EQ(r.exit_code, 0) << r.err;
+  EXPECT_TRUE(Has(r.out, "5 x UNAVAILABLE QUEUE_FULL")) << r.out;
+  EXPECT_TRUE(Has(r.out, "come later")) << r.out;
+  server_.on_matmul = [](const v1::MatMulRequest&, v1::MatMulResponse*) {
+    return ErrorOf(grpc::StatusCode::INVALID_ARGUMENT, "SHAPE", "never");
+  };
+  r = Run({"bench", "--shape", "30x2", "--rows", "1", "--requests", "10"});
+  EXPECT_EQ(r.exit_code, 5) << r.err;
+  EXPECT_TRUE(Has(r.err, "SHAPE")) << r.err;
+}
+
+TEST_F(Cli, BenchWritesEveryCallAndSendsTheRoutingHeaderWhenAsked) {
+  server_.on_matmul = AnswerZeros;
+  const ProgramResult r =
+      Run({"bench", "--shape", "30x2", "--mix", "1:0.5,2:0.5", "--rate", "500", "--requests", "20",
+           "--seconds", "5", "--calls", Path("calls.csv"), "--routing-header"});
+  EXPECT_EQ(r.exit_code, 0) << r.err;
+  std::ifstream file(Path("calls.csv"));
+  std::string line;
+  std::getline(file, line);
+  EXPECT_EQ(line, "intended_ns,sent_ns,done_ns,rows,code");
+  int ones = 0, twos = 0;
+  while (std::getline(file, line)) {
+    ones += Has(line, ",1,OK");
+    twos += Has(line, ",2,OK");
+  }
+  EXPECT_EQ(ones + twos, 20);
+  EXPECT_GT(ones, 2);
+  EXPECT_GT(twos, 2);
+  const auto routes = server_.routes();
+  EXPECT_EQ(
+      std::count_if(routes.begin(), routes.end(),
+                    [](const std::string& id) { return id.rfind("qmatmul-bench-30x2", 0) == 0; }),
+      static_cast<std::ptrdiff_t>(routes.size()))
+      << "uploads, 8 calls to warm up, 20 calls, and the deletion";
 }
 
 }  // namespace
