@@ -232,6 +232,19 @@ TEST_F(Split, OneRowThatDoesNotFitIsRefusedWithTheSizes) {
   EXPECT_TRUE(server_.requests().empty());
 }
 
+TEST_F(Split, OneRowOfTheReplyThatDoesNotFitIsRefusedWithTheSizes) {
+  Client small({.server = server_.address(), .message_bytes_max = 2000});
+  for (const int64_t rows : {int64_t{1}, int64_t{2}}) {
+    Activations a = {.dtype = DataType::kInt8, .rows = rows, .k = kK};
+    a.data = std::as_bytes(std::span(inputs_.data).first(static_cast<size_t>(rows * kK)));
+    const Status status = small.MatMul("n500", a, {.dtype = DataType::kInt32}).status();
+    EXPECT_EQ(status.code, Code::kResourceExhausted) << rows;
+    EXPECT_EQ(status.reason, "ROW_TOO_LARGE") << status.ToString();
+    EXPECT_EQ(status.metadata.at("reply_bytes"), std::to_string(500 * 4 + 4 + 1024));
+    EXPECT_EQ(status.metadata.at("limit"), "2000");
+  }
+}
+
 // What must be cut must agree in size; in one piece the server is asked.
 TEST_F(Split, SizesThatDoNotAgreeAreNotCut) {
   Client small({.server = server_.address(), .message_bytes_max = 6000});
