@@ -52,6 +52,9 @@ void ExpectSame(const std::vector<Output>& whole, const std::vector<Output>& joi
     EXPECT_EQ(joined[i].execution.overflow_count, whole[i].execution.overflow_count) << i;
     EXPECT_EQ(joined[i].execution.compute_ns, whole[i].execution.compute_ns) << "10 ns a row";
     EXPECT_EQ(joined[i].execution.verified, whole[i].execution.verified);
+    EXPECT_EQ(joined[i].execution.batch_rows == kRows, joined[i].attempts == 1)
+        << "the largest part";
+    EXPECT_EQ(joined[i].execution.queue_ns, 100 + joined[i].execution.batch_rows) << "the longest";
   }
 }
 
