@@ -229,7 +229,9 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
     writing = true;
     outgoing = std::move(unsent.front());
     unsent.pop_front();
-    StartWrite(&outgoing);
+    // While more wait, gRPC may keep this one until they come: one write to the socket for several.
+    StartWrite(&outgoing,
+               unsent.empty() ? grpc::WriteOptions() : grpc::WriteOptions().set_buffer_hint());
   }
   void Close() {
     if (closing) return;
