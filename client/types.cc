@@ -1,85 +1,44 @@
 #include "client/types.h"
 
 namespace qmatmul::client {
+namespace {
 
-std::string_view NameOf(DataType dtype) {
-  switch (dtype) {
-    case DataType::kUnspecified: return "UNSPECIFIED";
-    case DataType::kInt8: return "INT8";
-    case DataType::kUint8: return "UINT8";
-    case DataType::kInt16: return "INT16";
-    case DataType::kInt32: return "INT32";
-    case DataType::kF32: return "F32";
-    case DataType::kF16: return "F16";
-    case DataType::kBF16: return "BF16";
-    case DataType::kInt4: return "INT4";
-    case DataType::kInt2: return "INT2";
-  }
-  return "UNKNOWN";
+// Rows in the order of the enumerators, which count from 0; convert.cc asserts that they are the
+// contract's.
+struct ElementType {
+  std::string_view name;
+  int bits;
+};
+constexpr ElementType kElementTypes[] = {
+    {"UNSPECIFIED", 0}, {"INT8", 8}, {"UINT8", 8}, {"INT16", 16}, {"INT32", 32},
+    {"F32", 32},        {"F16", 16}, {"BF16", 16}, {"INT4", 4},   {"INT2", 2},
+};
+constexpr std::string_view kLayouts[] = {"UNSPECIFIED", "KN", "NK"};
+constexpr std::string_view kOverflows[] = {"UNSPECIFIED", "SATURATE", "WRAP", "ERROR"};
+constexpr std::string_view kActivations[] = {"UNSPECIFIED", "NONE", "RELU"};
+constexpr std::string_view kArithmetics[] = {"UNSPECIFIED", "W8A8", "W8A32"};
+constexpr std::string_view kHealths[] = {"UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"};
+
+template <class Row, size_t kRows, class Enum>
+constexpr Row RowOf(const Row (&rows)[kRows], Enum value, Row unknown) {
+  const auto index = static_cast<size_t>(value);
+  return index < kRows ? rows[index] : unknown;
 }
 
-std::string_view NameOf(Layout layout) {
-  switch (layout) {
-    case Layout::kUnspecified: return "UNSPECIFIED";
-    case Layout::kKN: return "KN";
-    case Layout::kNK: return "NK";
-  }
-  return "UNKNOWN";
-}
+constexpr std::string_view kUnknown = "UNKNOWN";  // a newer server's value
 
-std::string_view NameOf(Overflow overflow) {
-  switch (overflow) {
-    case Overflow::kUnspecified: return "UNSPECIFIED";
-    case Overflow::kSaturate: return "SATURATE";
-    case Overflow::kWrap: return "WRAP";
-    case Overflow::kError: return "ERROR";
-  }
-  return "UNKNOWN";
-}
+ElementType RowOf(DataType dtype) { return RowOf(kElementTypes, dtype, {kUnknown, 0}); }
 
-std::string_view NameOf(Activation activation) {
-  switch (activation) {
-    case Activation::kUnspecified: return "UNSPECIFIED";
-    case Activation::kNone: return "NONE";
-    case Activation::kRelu: return "RELU";
-  }
-  return "UNKNOWN";
-}
+}  // namespace
 
-std::string_view NameOf(Arithmetic arithmetic) {
-  switch (arithmetic) {
-    case Arithmetic::kUnspecified: return "UNSPECIFIED";
-    case Arithmetic::kW8A8: return "W8A8";
-    case Arithmetic::kW8A32: return "W8A32";
-  }
-  return "UNKNOWN";
-}
+std::string_view NameOf(DataType dtype) { return RowOf(dtype).name; }
+std::string_view NameOf(Layout layout) { return RowOf(kLayouts, layout, kUnknown); }
+std::string_view NameOf(Overflow overflow) { return RowOf(kOverflows, overflow, kUnknown); }
+std::string_view NameOf(Activation activation) { return RowOf(kActivations, activation, kUnknown); }
+std::string_view NameOf(Arithmetic arithmetic) { return RowOf(kArithmetics, arithmetic, kUnknown); }
+std::string_view NameOf(Health health) { return RowOf(kHealths, health, kUnknown); }
 
-std::string_view NameOf(Health health) {
-  switch (health) {
-    case Health::kUnknown: return "UNKNOWN";
-    case Health::kServing: return "SERVING";
-    case Health::kNotServing: return "NOT_SERVING";
-    case Health::kServiceUnknown: return "SERVICE_UNKNOWN";
-  }
-  return "UNKNOWN";
-}
-
-int BitsOf(DataType dtype) {
-  switch (dtype) {
-    case DataType::kUnspecified: return 0;
-    case DataType::kInt2: return 2;
-    case DataType::kInt4: return 4;
-    case DataType::kInt8:
-    case DataType::kUint8: return 8;
-    case DataType::kInt16:
-    case DataType::kF16:
-    case DataType::kBF16: return 16;
-    case DataType::kInt32:
-    case DataType::kF32: return 32;
-  }
-  return 0;
-}
+int BitsOf(DataType dtype) { return RowOf(dtype).bits; }
 
 int64_t Scales::count() const {
   const int bits = BitsOf(dtype);

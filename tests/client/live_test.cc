@@ -5,11 +5,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <future>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <sstream>
 
@@ -173,6 +175,78 @@ TEST_F(Live, Int4AndInt2ArePackedAsTheServerReadsThem) {
     const auto y = client_.MatMul(weight.id, Rows(x), {.dtype = DataType::kInt32});
     ASSERT_TRUE(y.ok()) << y.status().ToString();
     EXPECT_EQ(VectorOf(y->As<int32_t>()), Product32(x, w)) << NameOf(dtype);
+  }
+}
+
+TEST_F(Live, AStreamAnswersAsCallsDo) {
+  const auto w = Random(kK * kN, 36), x = Random(50 * kK, 37);
+  ASSERT_TRUE(Register("streamed", w).ok());
+  const auto expected = Product32(x, w);
+  std::vector<int32_t> y(expected.size());
+  std::vector<Status> ends(50);
+  auto stream = client_.OpenStream({.window = 8});
+  for (size_t i = 0; i < 50; ++i) {
+    const Product product = {.weight = "streamed",
+                             .output = {.dtype = DataType::kInt32},
+                             .into = std::as_writable_bytes(std::span(y).subspan(i * kN, kN))};
+    const std::vector<int8_t> row(x.begin() + static_cast<int64_t>(i) * kK,
+                                  x.begin() + static_cast<int64_t>(i + 1) * kK);
+    const auto id = stream->Submit(std::span(&product, 1), Rows(row), {},
+                                   [&ends, i](auto outputs) { ends[i] = outputs.status(); });
+    if (!id.ok()) break;
+  }
+  const Status closed = stream->Close();
+  if (closed.code == Code::kUnimplemented) GTEST_SKIP() << closed.ToString();
+  ASSERT_TRUE(closed.ok()) << closed.ToString();
+  for (const Status& end : ends) EXPECT_TRUE(end.ok()) << end.ToString();
+  EXPECT_EQ(y, expected);
+}
+
+TEST_F(Live, AChainAndItsTopKAreTwoCallsAndASort) {
+  const auto up = Random(kK * kN, 38), down = Random(kN * kN, 39), x = Random(20 * kK, 40);
+  const std::vector<float> scales(kN, 0.01f);
+  for (const bool first : {true, false}) {
+    WeightUpload weight = {.dtype = DataType::kInt8, .layout = Layout::kKN};
+    weight.id = first ? "up" : "down";
+    weight.k = first ? kK : kN;
+    weight.n = kN;
+    weight.data = std::as_bytes(std::span(first ? up : down));
+    weight.scales = Scales(scales);
+    ASSERT_TRUE(client_.RegisterWeight(weight).ok());
+  }
+  const OutputSpec relu = {.dtype = DataType::kF32, .activation = Activation::kRelu};
+  const auto between = client_.MatMul("up", Rows(x), relu);
+  ASSERT_TRUE(between.ok()) << between.status().ToString();
+  Activations y = {.dtype = DataType::kF32, .rows = 20, .k = kN, .dynamic = true};
+  y.data = std::as_bytes(between->As<float>());
+  const auto whole =
+      client_.MatMul("down", y, {.dtype = DataType::kF32}, {.arithmetic = Arithmetic::kW8A8});
+  ASSERT_TRUE(whole.ok()) << whole.status().ToString();
+  ChainStep step = {
+      .weight = "down", .arithmetic = Arithmetic::kW8A8, .output = {.dtype = DataType::kF32}};
+  Client small({.server = server_->address(), .message_bytes_max = 2500});
+  for (Client* client : {&client_, &small}) {
+    const auto chained = client->MatMul("up", Rows(x), relu, {.then = std::span(&step, 1)});
+    if (chained.status().code == Code::kUnimplemented) GTEST_SKIP() << chained.status().ToString();
+    ASSERT_TRUE(chained.ok()) << chained.status().ToString();
+    EXPECT_TRUE(chained->bytes == whole->bytes);
+  }
+  step.output.top_k = 4;
+  const auto top = client_.MatMul("up", Rows(x), relu, {.then = std::span(&step, 1)});
+  ASSERT_TRUE(top.ok()) << top.status().ToString();
+  EXPECT_EQ(top->shape, (std::vector<int64_t>{20, 4}));
+  ASSERT_EQ(top->indices.size(), 80u);
+  for (size_t row = 0; row < 20; ++row) {
+    const auto values = whole->As<float>().subspan(row * kN, kN);
+    std::vector<int32_t> order(kN);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return values[static_cast<size_t>(a)] > values[static_cast<size_t>(b)];
+    });
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(top->indices[row * 4 + i], order[i]) << row;
+      EXPECT_EQ(top->As<float>()[row * 4 + i], values[static_cast<size_t>(order[i])]);
+    }
   }
 }
 

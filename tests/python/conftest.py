@@ -56,13 +56,15 @@ def weight_id(client: qmatmul.Client) -> Iterator[str]:
 
 
 class FakeServer:
-    """Answers every unary method by `answer(method, request bytes, context)`."""
+    """Answers every unary method by `answer(method, request bytes, context)`, and StreamMatMul by
+    `stream(iterator of request bytes, context)`, which yields reply bytes."""
 
     def __init__(self) -> None:
         self.answer: Callable[[str, bytes, grpc.ServicerContext], bytes] = lambda *_: b""
+        self.stream: Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]] = lambda *_: iter(())
         self.calls: list[tuple[str, bytes]] = []
         self.headers: list[dict[str, Any]] = []
-        self._server = grpc.server(futures.ThreadPoolExecutor(2))
+        self._server = grpc.server(futures.ThreadPoolExecutor(4))
         self._server.add_generic_rpc_handlers((_Handler(self),))
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
@@ -78,6 +80,8 @@ class _Handler(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         fake, method = self._fake, details.method
         fake.headers.append(dict(details.invocation_metadata))
+        if method.endswith("/StreamMatMul"):
+            return grpc.stream_stream_rpc_method_handler(lambda requests, context: fake.stream(requests, context))
 
         def unary(request: bytes, context: grpc.ServicerContext) -> bytes:
             fake.calls.append((method, request))

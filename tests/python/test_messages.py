@@ -11,7 +11,10 @@ from qmatmul.v1 import qmatmul_pb2 as pb
 
 
 def activations(x, dtype=None, dynamic=False, scale=None, scale_dtype=None, zero_points=None):
-    return messages.activations(x, dtype, dynamic, scale, scale_dtype, zero_points)
+    arrays = messages.Activations.of(x, dtype, dynamic, scale, scale_dtype, zero_points)
+    tensor = pb.ActivationTensor()
+    arrays.fill(tensor, 0, arrays.data.shape[0])
+    return tensor
 
 
 @pytest.mark.parametrize(
@@ -70,11 +73,13 @@ def test_quantization_is_what_was_said():
 
 
 def test_arithmetic_is_only_filled_in_where_nothing_else_is_meant():
-    x = np.zeros((1, 2), np.float32)
-    assert messages.default_arithmetic(None, activations(x, dynamic=True)) == "W8A8"
-    assert messages.default_arithmetic(None, activations(x, scale=1.0)) == "W8A8"
-    assert messages.default_arithmetic(None, activations(x)) is None  # the server asks for it by name
-    assert messages.default_arithmetic("W8A32", activations(x)) == "W8A32"
+    def arithmetic(**kwargs):
+        return qmatmul.Request(np.zeros((1, 2), np.float32), "w", "F32", **kwargs).prepare().message().options.arithmetic
+
+    assert arithmetic(dynamic=True) == pb.ARITHMETIC_W8A8
+    assert arithmetic(scale=1.0) == pb.ARITHMETIC_W8A8
+    assert arithmetic() == pb.ARITHMETIC_UNSPECIFIED  # the server asks for it by name
+    assert arithmetic(arithmetic="W8A32") == pb.ARITHMETIC_W8A32
 
 
 def test_output_specs():
@@ -150,6 +155,50 @@ def test_digest_is_the_sha256_of_the_documented_bytes():
 def test_weights_refused_here(args, reason):
     with pytest.raises(qmatmul.InvalidArgument) as caught:
         qmatmul.plain_weight(*args)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "dtype, values, expected",
+    [
+        ("INT4", [[-8, 7]], "f0"),
+        ("INT4", [[0, 1, -1], [1, -7, 0]], "9807" "1908"),  # an odd line ends with a zero nibble
+        ("INT2", [[-1, 0, 1, 0]], "64"),
+        ("INT2", [[1, 1, 1, 1, 1], [0, 0, 0, 0, -1]], "aa02" "5500"),
+    ],
+)
+def test_packed_bytes(dtype, values, expected):
+    packed = qmatmul.pack(np.array(values, np.int8), dtype)
+    assert packed.dtype == np.uint8 and packed.tobytes().hex() == expected
+
+
+def test_packed_weights_have_their_identity_and_spec():
+    w = np.array([[-8, 7, 0], [1, -1, -7]], np.int8)
+    scales = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    weight = qmatmul.plain_weight(w, "KN", scales, dtype="INT4", group_size=1)
+    expected = b"qmatmul.weight.v1;INT4;KN;2;3;1;F32;6;0\n" + bytes.fromhex("f0087901") + scales.tobytes()
+    assert weight.digest() == hashlib.sha256(expected).hexdigest()
+    spec = weight.spec("w")
+    assert (spec.dtype, spec.group_size, spec.k, spec.n, spec.scale_count) == (pb.DATA_TYPE_INT4, 1, 2, 3, 6)
+    assert b"".join(weight.chunks(1 << 20)) == expected.split(b"\n", 1)[1]
+    ternary = qmatmul.plain_weight(np.sign(w), "NK", dtype="INT2")
+    assert (ternary.k, ternary.n, ternary.bytes_total()) == (3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "values, kwargs, reason",
+    [
+        ([[8]], {"dtype": "INT4", "group_size": 1}, "WEIGHT_VALUE"),
+        ([[-9]], {"dtype": "INT4", "group_size": 1}, "WEIGHT_VALUE"),
+        ([[0, -2]], {"dtype": "INT2"}, "WEIGHT_VALUE"),
+        ([[0]], {"dtype": "INT16"}, "DTYPE_UNKNOWN"),
+        ([[0, 0]] * 4, {"dtype": "INT4", "group_size": 2, "scales": np.ones((4, 2), np.float32)}, "SCALE_COUNT"),
+        ([[0, 0]] * 4, {"scales": np.ones((2, 2), np.float32)}, "SCALE_DTYPE"),
+    ],
+)
+def test_packed_weights_refused_here(values, kwargs, reason):
+    with pytest.raises(qmatmul.InvalidArgument) as caught:
+        qmatmul.plain_weight(np.array(values, np.int8), "KN", **kwargs)
     assert caught.value.reason == reason
 
 

@@ -38,7 +38,9 @@ from .records import (
     Weight,
     WeightCopy,
 )
-from .weights import PlainWeight, plain_weight
+from .request import ChainStep, Request
+from .retry import RetryOptions
+from .weights import PlainWeight, pack, plain_weight
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,7 @@ __all__ = [
     "AlreadyExists",
     "Cancelled",
     "Candidate",
+    "ChainStep",
     "Client",
     "DataLoss",
     "DeadlineExceeded",
@@ -65,14 +68,17 @@ __all__ = [
     "PlainWeight",
     "QmatmulError",
     "Registration",
+    "Request",
     "ResourceExhausted",
     "Result",
+    "RetryOptions",
     "Statistics",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "Weight",
     "WeightCopy",
+    "pack",
     "plain_weight",
     "torch_int_mm",
 ]

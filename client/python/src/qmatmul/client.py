@@ -1,20 +1,27 @@
 """The synchronous client: one object a server, one method an RPC."""
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Type, Union, overload
+from typing import (
+    Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Type, Union, overload,
+)
 
 import grpc
 import numpy as np
 from google.protobuf.message_factory import GetMessageClass
 
-from . import dtypes, errors, messages, records
+from . import dtypes, errors, messages, records, split, stream
 from .messages import OutputLike
-from .retry import RetryBudget, call_with_retries
+from .request import ChainStep, Prepared, Request
+from .retry import Repeatable, RetryOptions, RetryPolicy, call_with_retries
 from .v1 import qmatmul_pb2 as pb
 from .weights import CHUNK_BYTES_MAX, PlainWeight, plain_weight
 
 MESSAGE_BYTES_MAX = 64 << 20  # the server's default limit, on both sides
+PARTS_AT_ONCE = 2  # of a call that is sent in parts: one computes while another travels
 
 Progress = Callable[[int, int], None]
 
@@ -27,10 +34,12 @@ class Client:
       timeout_s: the deadline of each call in seconds, unless the call says otherwise.
       credentials: channel credentials for TLS; None: plain text.
       metadata: pairs sent with every call, for example (("authorization", "Bearer ..."),).
-      message_bytes_max: the largest message either way; the server has its own limit (64 MiB by default).
+      message_bytes_max: the largest message either way, -1: no limit here; the server has its own (64 MiB by default).
+      retries: when UNAVAILABLE is tried again, see RetryOptions.
 
     Every method raises a QmatmulError (see qmatmul.errors): DeadlineExceeded when its timeout passes, Unavailable
     when the server is full, draining or not there. A full server's refusal is retried when it says after what time,
+    and a lost connection where twice is as good as once (not uploads and delete_weight; health is asked for once),
     within the deadline and a budget shared by all calls of this client.
     """
 
@@ -42,6 +51,7 @@ class Client:
         credentials: Optional[grpc.ChannelCredentials] = None,
         metadata: Sequence[Tuple[str, str]] = (),
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        retries: RetryOptions = RetryOptions(),
     ) -> None:
         channel_options = [
             ("grpc.max_send_message_length", message_bytes_max),
@@ -53,7 +63,10 @@ class Client:
             self._channel = grpc.secure_channel(target, credentials, channel_options)
         self._timeout_s = timeout_s
         self._metadata = tuple(metadata)
-        self._budget = RetryBudget()
+        self._message_bytes_max = message_bytes_max
+        self._retries = RetryPolicy(retries)
+        self._columns: Dict[str, int] = {}  # n of weights, learned when a reply did not fit; guarded by _lock
+        self._lock = threading.Lock()
         self._methods = dict(_methods(self._channel))
 
     def __enter__(self) -> Client:
@@ -79,20 +92,24 @@ class Client:
         scales: Any = None,
         bias: Any = None,
         scale_dtype: Optional[str] = None,
+        dtype: str = "INT8",
+        group_size: int = 0,
         replace: bool = False,
         replace_digest: str = "",
         progress: Optional[Progress] = None,
         chunk_bytes: int = CHUNK_BYTES_MAX,
         timeout_s: Optional[float] = None,
     ) -> records.Registration:
-        """Registers an int8 matrix; uploads nothing when the server knows the content already.
+        """Registers a matrix of int8 values; uploads nothing when the server knows the content already.
 
         Args:
           weight_id: [A-Za-z0-9][A-Za-z0-9._-]{0,127}.
           data: int8, [K, N] for layout "KN", [N, K] for "NK"; K <= 131,071, N <= 2^24.
-          scales: None, a number, [1] or [N]; float32, float16 or bfloat16.
+          scales: None, a number, [1] or [N]; [K/G, N] for INT4, which needs them; float32, float16 or bfloat16.
           bias: None or float32 [N].
           scale_dtype: "BF16" when `scales` are bfloat16 bits in uint16.
+          dtype: "INT8", or "INT4" (values of -8 to 7) or "INT2" (-1 to 1), which are packed here.
+          group_size: INT4: how many values along K share a scale, dividing K; K for one scale per column.
           replace: let the name move to this content, whatever it holds.
           replace_digest: let it move only from exactly this content.
           progress: called with (bytes handed to the connection, bytes in total), the last time with both equal.
@@ -101,11 +118,11 @@ class Client:
 
         Raises: InvalidArgument, AlreadyExists (other content under that name), ResourceExhausted (memory).
         """
-        weight = plain_weight(data, layout, scales, bias, scale_dtype)
+        weight = plain_weight(data, layout, scales, bias, scale_dtype, dtype, group_size)
         spec = weight.spec(weight_id, replace=replace, replace_digest=replace_digest)
         total = weight.bytes_total()
         try:
-            reply = self._call("WeightService/RegisterWeight", _spec_only(spec), timeout_s)
+            reply = self._call("WeightService/RegisterWeight", _spec_only(spec), timeout_s, Repeatable.REFUSED)
             uploaded = 0
             if progress:
                 progress(total, total)
@@ -113,7 +130,7 @@ class Client:
             if error.reason != "UPLOAD_NEEDED":
                 raise
             upload = lambda: _upload(spec, weight, chunk_bytes, progress)  # noqa: E731
-            reply = self._call("WeightService/RegisterWeight", upload, timeout_s)
+            reply = self._call("WeightService/RegisterWeight", upload, timeout_s, Repeatable.REFUSED)
             uploaded = total
         return records.Registration(
             records.from_message(records.Weight, reply.weight), reply.already_registered, uploaded
@@ -140,7 +157,8 @@ class Client:
     def delete_weight(self, weight_id: str, *, timeout_s: Optional[float] = None) -> int:
         """Unbinds the name; returns the device bytes that this frees. Raises NotFound."""
         request = pb.DeleteWeightRequest(name=messages.weight_name(weight_id))
-        return self._call("WeightService/DeleteWeight", request, timeout_s).freed_bytes
+        # A second try of a deletion that worked would be told NOT_FOUND.
+        return self._call("WeightService/DeleteWeight", request, timeout_s, Repeatable.REFUSED).freed_bytes
 
     # Matrix multiplication
 
@@ -151,6 +169,7 @@ class Client:
         weights: str,
         *,
         out: OutputLike,
+        then: Sequence[ChainStep] = (),
         dynamic: bool = False,
         scale: Any = None,
         zero_points: Any = None,
@@ -170,6 +189,7 @@ class Client:
         weights: Sequence[str],
         *,
         out: Union[OutputLike, Sequence[OutputLike]],
+        then: Sequence[ChainStep] = (),
         dynamic: bool = False,
         scale: Any = None,
         zero_points: Any = None,
@@ -188,6 +208,7 @@ class Client:
         weights: Union[str, Sequence[str]],
         *,
         out: Union[OutputLike, Sequence[OutputLike]],
+        then: Sequence[ChainStep] = (),
         dynamic: bool = False,
         scale: Any = None,
         zero_points: Any = None,
@@ -204,7 +225,10 @@ class Client:
         Args:
           x: [M, K] of int8, uint8, float32, float16 or bfloat16; M = 0 is served. Float values must be finite.
           weights: one name, or several.
-          out: the output type ("F32", "INT32", np.int8 ...) or an Output, for all weights or one each.
+          out: the output type ("F32", "INT32", np.int8 ...) or an Output, for all weights or one each. With
+            Output(top_k=...) the result has the greatest values of each row and, in `indices`, their columns.
+          then: a chain: steps that continue on the result of one weight at the server; `out` is then "F32", or an Output
+            of it (activation="RELU"), and the result is the last step's.
           dynamic: float x: the server quantizes each row to int8, scale = max|x| / 127.
           scale: activation scale, a number, [1] or [M]; quantizes float x, or gives int8 x its meaning.
           zero_points: None, a number, [1] or [M] integers within x's type (int8 for float x with scale).
@@ -214,23 +238,98 @@ class Client:
           device, kernel: force one by name; "" lets the server choose. The answer is the same bytes either way.
           verify: check this answer against the weight's check vector before it is sent.
 
-        Returns: one Result for one name, a list for a sequence of names.
+        Returns: one Result for one name, a list for a sequence of names. More rows than fit one message are sent in
+          parts; the result is the same bytes.
         Raises: InvalidArgument, NotFound, OutOfRange (overflow="ERROR"), FailedPrecondition (forced kernel or
-          device not here), Unimplemented.
+          device not here), Unimplemented, ResourceExhausted (ROW_TOO_LARGE: one row does not fit a message).
         """
-        names = messages.weight_names(weights)
-        tensor = messages.activations(x, dtype, dynamic, scale, scale_dtype, zero_points)
-        request = pb.MatMulRequest(
-            weights=names,
-            activations=tensor,
-            outputs=messages.output_specs(out, len(names)),
-            options=messages.options(messages.default_arithmetic(arithmetic, tensor), device, kernel, verify),
+        request = Request(
+            x, weights, out, then, dynamic, scale, zero_points, arithmetic, dtype, scale_dtype, device, kernel, verify
+        ).prepare()
+        results = self._matmul(request, self._timeout_s if timeout_s is None else timeout_s)
+        return results[0] if request.single else results
+
+    def matmul_stream(
+        self, requests: Iterable[Request], *, window: int = 64, timeout_s: Optional[float] = None
+    ) -> Iterator[Tuple[int, stream.Outcome]]:
+        """Many matmuls over one call: yields (index of the request, outcome) as they are ready, in any order.
+
+        The outcome is what matmul returns, or the QmatmulError that it would raise: one request's error does not end
+        the stream, and UNAVAILABLE is not retried. Requests are taken from the iterable, on another thread, while at
+        most `window` outcomes are outstanding or not yet consumed.
+
+        Args:
+          timeout_s: the longest wait for the next outcome; None: the client's.
+
+        Raises: DeadlineExceeded; how the stream failed as a whole; whatever the iterable raises.
+        """
+        method = self._methods["MatMulService/StreamMatMul"]
+        return stream.run(
+            lambda outgoing: method(outgoing, metadata=self._metadata),
+            requests,
+            window,
+            self._timeout_s if timeout_s is None else timeout_s,
         )
+
+    def _matmul(self, request: Prepared, timeout_s: float) -> List[records.Result]:
+        """In one piece, or in parts where that does not fit."""
+        deadline = time.monotonic() + timeout_s
+        parts = split.plan(request, self._known_columns(request), self._message_bytes_max)
+        if len(parts) == 1:
+            try:
+                return self._part(request, parts[0], deadline)
+            except errors.ResourceExhausted as error:
+                if not split.may_be_cut(error, request.rows):
+                    raise
+                # n of the weights may tell how to cut it.
+                self._learn_columns(request, deadline)
+                parts = split.plan(request, self._known_columns(request), self._message_bytes_max)
+                if len(parts) == 1:
+                    raise
+        return self._parts(request, parts, deadline)
+
+    def _parts(self, request: Prepared, parts: List[split.Rows], deadline: float) -> List[records.Result]:
+        stop = threading.Event()  # an error that is no overflow makes the rest useless
+
+        def part(rows: split.Rows) -> Union[List[records.Result], errors.QmatmulError, None]:
+            if stop.is_set():
+                return None
+            try:
+                return self._part(request, rows, deadline)
+            except errors.QmatmulError as error:
+                if not split.is_overflow(error):
+                    stop.set()
+                return error
+
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            outcomes = list(pool.map(part, parts))
+        failed = [(rows, o) for rows, o in zip(parts, outcomes) if isinstance(o, errors.QmatmulError)]
+        if failed:
+            raise split.join_errors(failed)
+        return split.join([outcome for outcome in outcomes if isinstance(outcome, list)])
+
+    def _part(self, request: Prepared, rows: split.Rows, deadline: float) -> List[records.Result]:
         # Balancers hash this header, so that each replica keeps its share of the weights.
-        header = (("qmatmul-weight", names[0].removeprefix("weights/")),) if names else ()
-        reply = self._call("MatMulService/MatMul", request, timeout_s, header)
-        results = [messages.result(output) for output in reply.outputs]
-        return results[0] if isinstance(weights, str) else results
+        header = (("qmatmul-weight", request.route),) if request.route else ()
+        left_s = max(0.0, deadline - time.monotonic())
+        reply = self._call("MatMulService/MatMul", request.message(*rows), left_s, header=header)
+        return [messages.result(output) for output in reply.outputs]
+
+    def _known_columns(self, request: Prepared) -> Dict[str, int]:
+        with self._lock:
+            return {name: self._columns[name] for name in request.width_weights if name in self._columns}
+
+    def _learn_columns(self, request: Prepared, deadline: float) -> None:
+        """A weight that cannot be asked for stays as unknown as it was."""
+        for name in request.width_weights:
+            try:
+                n = self.get_weight(name, timeout_s=max(0.0, deadline - time.monotonic())).n
+            except errors.QmatmulError:
+                continue
+            with self._lock:
+                if len(self._columns) >= _COLUMNS_MAX:
+                    self._columns.clear()
+                self._columns[name] = n
 
     def explain(
         self,
@@ -274,11 +373,16 @@ class Client:
 
     def health(self, service: str = "", *, timeout_s: Optional[float] = None) -> str:
         """"SERVING" or "NOT_SERVING" of a service, "" for the whole server. Raises NotFound for another name."""
-        status = self._call(_HEALTH, service, timeout_s)
+        status = self._call(_HEALTH, service, timeout_s, Repeatable.NEVER)  # a probe asks about now
         return _HEALTH_STATES.get(status, str(status))
 
     def _call(
-        self, method: str, request: Any, timeout_s: Optional[float], header: Sequence[Tuple[str, str]] = ()
+        self,
+        method: str,
+        request: Any,
+        timeout_s: Optional[float],
+        repeatable: Repeatable = Repeatable.IDEMPOTENT,
+        header: Sequence[Tuple[str, str]] = (),
     ) -> Any:
         """Calls a method by its short name; a callable request is a stream that each attempt starts anew."""
 
@@ -289,8 +393,13 @@ class Client:
             except grpc.RpcError as error:
                 raise errors.from_rpc_error(error) from None
 
-        return call_with_retries(attempt, self._timeout_s if timeout_s is None else timeout_s, self._budget)
+        return call_with_retries(
+            attempt, self._timeout_s if timeout_s is None else timeout_s, self._retries, repeatable
+        )
 
+
+# Weights whose n is remembered; beyond it all are forgotten and learned anew when they matter.
+_COLUMNS_MAX = 4096
 
 _HEALTH = "grpc.health.v1.Health/Check"
 _HEALTH_STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}

@@ -32,6 +32,7 @@ class QmatmulError(Exception):
       metadata: the offending values and limits as strings.
       violations: the refused fields (INVALID_ARGUMENT).
       retry_after: seconds to wait before trying again, None when the server did not say.
+      attempts: calls that were made; 0 when it was refused before anything was sent.
     """
 
     code = "UNKNOWN"
@@ -51,6 +52,7 @@ class QmatmulError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after = retry_after
+        self.attempts = 0
         if code is not None:
             self.code = code
         super().__init__(message)

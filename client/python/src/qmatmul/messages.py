@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -73,43 +73,80 @@ def options(
 ) -> pb.MatMulOptions:
     message = pb.MatMulOptions(device=device, kernel=kernel, verify=verify)
     if arithmetic is not None:
-        message.arithmetic = _enum(pb.Arithmetic, "ARITHMETIC_", arithmetic)
+        message.arithmetic = arithmetic_value(arithmetic)
     return message
 
 
-def activations(
-    x: Any, dtype: Optional[str], dynamic: bool, scale: Any, scale_dtype: Optional[str], zero_points: Any
-) -> pb.ActivationTensor:
-    """The activation tensor [M, K] with its quantization, the array's bytes copied once."""
-    name, array = dtypes.to_wire(np.asarray(x), dtype)
-    if array.ndim != 2:
-        raise InvalidArgument(
-            f"activations are a 2-D array [M, K], this one has shape {list(array.shape)}; use x.reshape(-1, k) for "
-            "more axes and x[None, :] for a vector",
-            reason="SHAPE",
-            metadata={"shape": str(list(array.shape))},
-        )
-    tensor = pb.ActivationTensor(dtype=dtypes.to_enum(name), shape=array.shape, data=array.tobytes())
-    if dynamic and scale is not None:
-        raise InvalidArgument(
-            "dynamic=True and scale= exclude each other: the server computes the scales, or you give them",
-            reason="QUANTIZATION_SPEC",
-        )
-    if dynamic:
-        tensor.dynamic.SetInParent()
-    if scale is not None:
-        scale_name, values = scale_values(scale, scale_dtype)
-        tensor.static_scales.scales.dtype = dtypes.to_enum(scale_name)
-        tensor.static_scales.scales.data = values.tobytes()
-    if zero_points is not None:
-        tensor.zero_points.extend(int(z) for z in np.atleast_1d(np.asarray(zero_points)))
-    return tensor
+@dataclass(frozen=True)
+class Activations:
+    """[M, K] activations with their quantization, as arrays that the wire takes as they are.
+
+    Attributes:
+      scales: None, or 1 or M values; zero_points: none, 1 or M.
+    """
+
+    dtype: str
+    data: np.ndarray
+    dynamic: bool
+    scale_dtype: str
+    scales: Optional[np.ndarray]
+    zero_points: Tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, x: Any, dtype: Optional[str], dynamic: bool, scale: Any, scale_dtype: Optional[str], zero_points: Any
+    ) -> Activations:
+        name, array = dtypes.to_wire(np.asarray(x), dtype)
+        if array.ndim != 2:
+            raise InvalidArgument(
+                f"activations are a 2-D array [M, K], this one has shape {list(array.shape)}; use x.reshape(-1, k) for "
+                "more axes and x[None, :] for a vector",
+                reason="SHAPE",
+                metadata={"shape": str(list(array.shape))},
+            )
+        if dynamic and scale is not None:
+            raise InvalidArgument(
+                "dynamic=True and scale= exclude each other: the server computes the scales, or you give them",
+                reason="QUANTIZATION_SPEC",
+            )
+        scale_name, scales = ("", None) if scale is None else scale_values(scale, scale_dtype)
+        points = () if zero_points is None else np.atleast_1d(np.asarray(zero_points))
+        return cls(name, array, dynamic, scale_name, scales, tuple(int(z) for z in points))
+
+    @property
+    def quantized(self) -> bool:
+        return self.dynamic or self.scales is not None
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes on the wire, its zero point aside."""
+        per_row = self.scales.itemsize if self.scales is not None and self.scales.size > 1 else 0
+        return int(self.data.shape[1]) * self.data.itemsize + per_row
+
+    def fill(self, tensor: pb.ActivationTensor, begin: int, end: int) -> None:
+        """Writes rows [begin, end) into the message, their bytes copied once."""
+        rows = self.data.shape[0]
+        whole = end - begin == rows
+        tensor.dtype = dtypes.to_enum(self.dtype)
+        tensor.shape.extend((end - begin, self.data.shape[1]))
+        tensor.data = self.data[begin:end].tobytes()
+        if self.dynamic:
+            tensor.dynamic.SetInParent()
+        if self.scales is not None:
+            scales = self.scales if whole or self.scales.size != rows else self.scales[begin:end]
+            tensor.static_scales.scales.dtype = dtypes.to_enum(self.scale_dtype)
+            tensor.static_scales.scales.data = scales.tobytes()
+        points = self.zero_points
+        tensor.zero_points.extend(points if whole or len(points) != rows else points[begin:end])
 
 
-def default_arithmetic(arithmetic: Optional[str], tensor: pb.ActivationTensor) -> Optional[str]:
+def default_arithmetic(arithmetic: Optional[str], quantized: bool) -> Optional[str]:
     """W8A8 where the quantization that was given means nothing else; otherwise the server asks for it by name."""
-    quantized = tensor.WhichOneof("quantization") is not None
     return "W8A8" if arithmetic is None and quantized else arithmetic
+
+
+def arithmetic_value(name: str) -> Any:
+    return _enum(pb.Arithmetic, "ARITHMETIC_", name)
 
 
 def result(output: pb.OutputTensor) -> records.Result:

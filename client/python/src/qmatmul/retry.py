@@ -1,64 +1,102 @@
-"""When a call that was refused with UNAVAILABLE is tried again.
-
-Only a refusal that carries RetryInfo is retried: the server said that it did nothing and when to come back. The
-budget (the scheme of gRFC A6) keeps retries from multiplying the load of a server that is full: each refusal
-takes a token, each success gives back a tenth, and below half nothing is retried.
+"""When a call that ended with UNAVAILABLE is tried again: exponential backoff with full jitter, never past the deadline,
+out of a budget that all calls of a client share, so that clients of a full server do not multiply its load.
 """
 from __future__ import annotations
 
+import enum
 import random
 import threading
 import time
-from typing import Callable, TypeVar
+from dataclasses import dataclass
+from typing import Callable, Optional, TypeVar
 
-from .errors import Unavailable
+from .errors import QmatmulError, Unavailable
 
 T = TypeVar("T")
 
-TOKENS_MAX = 10.0
-TOKENS_PER_SUCCESS = 0.1
+
+@dataclass(frozen=True)
+class RetryOptions:
+    """How a client retries; `Client(retries=RetryOptions(attempts_max=1))` does not.
+
+    Attributes:
+      attempts_max: of one call, the first included.
+      backoff_s, backoff_max_s: retry number i waits what the server asked for and a random time of up to
+        min(backoff_max_s, backoff_s * 2**(i - 1)) more.
+      budget_max, budget_per_call: a retry takes one token of at most budget_max, a call brings budget_per_call.
+      seed: of the random waits, for tests.
+    """
+
+    attempts_max: int = 5
+    backoff_s: float = 0.02
+    backoff_max_s: float = 2.0
+    budget_max: float = 10.0
+    budget_per_call: float = 0.1
+    seed: Optional[int] = None
 
 
-class RetryBudget:
-    """Shared by all calls of one client. Thread-safe."""
+class Repeatable(enum.Enum):
+    """Which UNAVAILABLE may be tried again."""
 
-    def __init__(self) -> None:
+    NEVER = 0
+    REFUSED = 1  # the server said when to come back (RetryInfo): it has done nothing
+    IDEMPOTENT = 2  # also when the connection was lost underway: twice is as good as once
+
+
+class RetryPolicy:
+    """Shared by all calls of one client. Thread-safe; it neither waits nor reads a clock."""
+
+    def __init__(self, options: RetryOptions = RetryOptions()) -> None:
+        self._options = options
         self._lock = threading.Lock()
-        self._tokens = TOKENS_MAX
+        self._tokens = options.budget_max
+        self._random = random.Random(options.seed)
 
-    def succeeded(self) -> None:
+    def call_starts(self) -> None:
         with self._lock:
-            self._tokens = min(TOKENS_MAX, self._tokens + TOKENS_PER_SUCCESS)
+            self._tokens = min(self._options.budget_max, self._tokens + self._options.budget_per_call)
 
-    def refused(self) -> bool:
-        """Counts a refusal; true when a retry may be spent on it."""
+    def wait_s(self, error: QmatmulError, repeatable: Repeatable, attempts: int, left_s: float) -> Optional[float]:
+        """The wait before one more attempt when `attempts` were made; None when the error is final. Takes the token."""
+        options = self._options
+        if attempts >= options.attempts_max or not _may_repeat(error, repeatable):
+            return None
+        longest = min(options.backoff_max_s, options.backoff_s * 2.0 ** min(attempts - 1, 60))
         with self._lock:
-            self._tokens = max(0.0, self._tokens - 1.0)
-            return self._tokens > TOKENS_MAX / 2
+            wait = (error.retry_after or 0.0) + self._random.uniform(0.0, longest)
+            # The sum of tenths is a little less than it should be.
+            if wait >= left_s or self._tokens < 1.0 - 1e-9:
+                return None
+            self._tokens -= 1.0
+            return wait
+
+
+def _may_repeat(error: QmatmulError, repeatable: Repeatable) -> bool:
+    if not isinstance(error, Unavailable) or repeatable is Repeatable.NEVER:
+        return False
+    # Without a reason it is the transport that failed, and nobody knows how far the call got.
+    return error.retry_after is not None or (repeatable is Repeatable.IDEMPOTENT and not error.reason)
 
 
 def call_with_retries(
     attempt: Callable[[float], T],
     timeout_s: float,
-    budget: RetryBudget,
+    policy: RetryPolicy,
+    repeatable: Repeatable = Repeatable.IDEMPOTENT,
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> T:
-    """attempt(seconds left), again after the server's delay while the deadline and the budget allow it.
-
-    The delay is stretched by up to a half at random, so that clients refused together do not return together.
-    """
+    """attempt(seconds left), again while the policy and the deadline allow it. The error says how often it was."""
     deadline = now() + timeout_s
+    policy.call_starts()
+    attempts = 0
     while True:
+        attempts += 1
         try:
-            value = attempt(max(0.0, deadline - now()))
-        except Unavailable as error:
-            if error.retry_after is None or not budget.refused():
+            return attempt(max(0.0, deadline - now()))
+        except QmatmulError as error:
+            error.attempts = attempts
+            wait = policy.wait_s(error, repeatable, attempts, deadline - now())
+            if wait is None:
                 raise
-            delay_s = error.retry_after * (1 + random.random() / 2)
-            if now() + delay_s >= deadline:
-                raise
-            sleep(delay_s)
-        else:
-            budget.succeeded()
-            return value
+        sleep(wait)
