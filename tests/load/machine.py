@@ -6,6 +6,7 @@ the Machine that started it.
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -25,16 +26,16 @@ class NotAvailable(Exception):
 class Process:
     """A server of ours from its ready line to its end. `address` is the first it serves on."""
 
-    def __init__(self, words, log_path, environment=None):
+    def __init__(self, words, log_path):
         self.log_path = log_path
+        self.name = os.path.basename(words[0])
         with open(log_path, "wb") as log:
-            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True,
-                                            env={**os.environ, **(environment or {})})
+            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
         line = self.process.stdout.readline()
         addresses = re.search(r"ready grpc=(\S+)", line)
         if not addresses:
             self.process.wait(STOP_S_MAX)
-            raise NotAvailable(f"{os.path.basename(words[0])} did not start: {self.log().strip()[-300:] or line}")
+            raise NotAvailable(f"{self.name} did not start: {self.log().strip()[-300:] or line}")
         self.address = addresses[1].split(",")[0]
         http = re.search(r"http=(\S+)", line)
         self.http = http[1] if http else None
@@ -99,8 +100,8 @@ class Machine:
             raise NotAvailable(f"{path} is not built: cmake --build --preset release --target {name}")
         return path
 
-    def _start(self, words, environment=None) -> Process:
-        process = Process(words, self.path(f"log-{len(self.started)}.txt"), environment)
+    def _start(self, words) -> Process:
+        process = Process(words, self.path(f"log-{len(self.started)}.txt"))
         self.started.append(process)
         return process
 
@@ -173,6 +174,31 @@ class Machine:
     def seconds(self) -> float:
         """Of one slice of one side."""
         return 0.5 if self.quick else 2.0
+
+
+def server_profile(machine: Machine, run) -> dict:
+    """Where the CPU time of the servers went while `run` ran: shares by library, and the greatest by function."""
+    if not shutil.which("perf"):
+        raise NotAvailable("perf is not installed: apt-get install linux-perf")
+    data = machine.path("perf.data")
+    perf = subprocess.Popen(["perf", "record", "-a", "-e", "cpu-clock", "-F", "499", "-o", data], stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
+    try:
+        run()
+    finally:
+        perf.send_signal(signal.SIGINT)
+        perf.wait(60)
+    pids = ",".join(str(one.process.pid) for one in machine.started if one.name == "qmatmul-server")
+    return {key: _shares(data, pids, key, count) for key, count in (("dso", 6), ("symbol", 15))}
+
+
+def _shares(data: str, pids: str, key: str, count: int) -> dict:
+    told = subprocess.run(["perf", "report", "-i", data, "--pid", pids, "--no-children", "--sort", key, "-F",
+                           f"overhead,{key}", "--stdio", "-t", "|"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split("|")[:2] for line in told.splitlines() if "|" in line and not line.startswith("#")]
+    shares = sorted(((float(share.strip(" %")), name.strip()[:80]) for share, name in rows), reverse=True)
+    total = sum(share for share, _ in shares) or 1
+    return {name: f"{100 * share / total:.1f} %" for share, name in shares[:count]}
 
 
 def write_noise(path: str, k: int, n: int) -> None:
