@@ -3,6 +3,7 @@
 Everything runs on this machine; CPU time is read from the process's own clock, not estimated. Nothing outlives
 the Machine that started it.
 """
+import collections
 import json
 import os
 import re
@@ -188,17 +189,17 @@ def server_profile(machine: Machine, run) -> dict:
     finally:
         perf.send_signal(signal.SIGINT)
         perf.wait(60)
-    pids = ",".join(str(one.process.pid) for one in machine.started if one.name == "qmatmul-server")
-    return {key: _shares(data, pids, key, count) for key, count in (("dso", 6), ("symbol", 15))}
+    pids = {str(one.process.pid) for one in machine.started if one.name == "qmatmul-server"}
+    told = subprocess.run(["perf", "script", "-i", data, "-F", "pid,ip,sym,dso"], capture_output=True, text=True,
+                          check=True, errors="replace").stdout
+    samples = [match.groups() for line in told.splitlines()
+               if (match := re.match(r"\s*(\d+)\s+[0-9a-f]+ (.*) \((.*)\)$", line)) and match[1] in pids]
+    return {"samples": len(samples), "library": _shares([os.path.basename(library) for _, _, library in samples], 6),
+            "function": _shares([function[:80] for _, function, _ in samples], 15)}
 
 
-def _shares(data: str, pids: str, key: str, count: int) -> dict:
-    told = subprocess.run(["perf", "report", "-i", data, "--pid", pids, "--no-children", "--sort", key, "-F",
-                           f"overhead,{key}", "--stdio", "-t", "|"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split("|")[:2] for line in told.splitlines() if "|" in line and not line.startswith("#")]
-    shares = sorted(((float(share.strip(" %")), name.strip()[:80]) for share, name in rows), reverse=True)
-    total = sum(share for share, _ in shares) or 1
-    return {name: f"{100 * share / total:.1f} %" for share, name in shares[:count]}
+def _shares(names, count: int) -> dict:
+    return {name: f"{100 * seen / len(names):.1f} %" for name, seen in collections.Counter(names).most_common(count)}
 
 
 def write_noise(path: str, k: int, n: int) -> None:
