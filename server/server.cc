@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/grpc.h>
 #include <grpcpp/ext/channelz_service_plugin.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
@@ -137,10 +138,13 @@ std::unique_ptr<Server> Server::Start(const Options& options,
 }
 
 bool Server::StartGrpc(const Options& options, std::string* error) {
-  // Both are process-wide switches of gRPC, read when a server is built.
+  // These are process-wide switches, read when a server is built.
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::channelz::experimental::InitChannelzService();
+  // A malformed message is answered with its reason; what protobuf would print of it, whoever sends it
+  // could fill a disk with.
+  google::protobuf::SetLogHandler(nullptr);
 
   ServiceContext& context = parts_->context;
   grpc::ServerBuilder builder;
