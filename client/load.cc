@@ -127,10 +127,10 @@ bool LoadReply::ReadExecution(Execution* execution) const {
   if (!ok() || !parts_->buffer->Valid()) return false;
   grpc::ProtoBufferReader reader(parts_->buffer);
   CodedInputStream in(&reader);
-  std::vector<int> path = {v1::MatMulResponse::kOutputsFieldNumber,
+  constexpr int kPath[] = {v1::StreamMatMulResponse::kResponseFieldNumber,
+                           v1::MatMulResponse::kOutputsFieldNumber,
                            v1::OutputTensor::kExecutionFieldNumber};
-  if (parts_->stream) path.insert(path.begin(), v1::StreamMatMulResponse::kResponseFieldNumber);
-  for (int field : path) {
+  for (int field : std::span(kPath).subspan(parts_->stream ? 0 : 1)) {
     CodedInputStream::Limit outer;
     if (!SkipTo(&in, LengthTag(field)) || !EnterMessage(&in, &outer)) return false;
   }
@@ -229,7 +229,9 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
     writing = true;
     outgoing = std::move(unsent.front());
     unsent.pop_front();
-    StartWrite(&outgoing);
+    // While more wait, gRPC may keep this one until they come: one write to the socket for several.
+    StartWrite(&outgoing,
+               unsent.empty() ? grpc::WriteOptions() : grpc::WriteOptions().set_buffer_hint());
   }
   void Close() {
     if (closing) return;

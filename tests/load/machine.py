@@ -3,9 +3,11 @@
 Everything runs on this machine; CPU time is read from the process's own clock, not estimated. Nothing outlives
 the Machine that started it.
 """
+import collections
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -25,16 +27,16 @@ class NotAvailable(Exception):
 class Process:
     """A server of ours from its ready line to its end. `address` is the first it serves on."""
 
-    def __init__(self, words, log_path, environment=None):
+    def __init__(self, words, log_path):
         self.log_path = log_path
+        self.name = os.path.basename(words[0])
         with open(log_path, "wb") as log:
-            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True,
-                                            env={**os.environ, **(environment or {})})
+            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
         line = self.process.stdout.readline()
         addresses = re.search(r"ready grpc=(\S+)", line)
         if not addresses:
             self.process.wait(STOP_S_MAX)
-            raise NotAvailable(f"{os.path.basename(words[0])} did not start: {self.log().strip()[-300:] or line}")
+            raise NotAvailable(f"{self.name} did not start: {self.log().strip()[-300:] or line}")
         self.address = addresses[1].split(",")[0]
         http = re.search(r"http=(\S+)", line)
         self.http = http[1] if http else None
@@ -99,8 +101,8 @@ class Machine:
             raise NotAvailable(f"{path} is not built: cmake --build --preset release --target {name}")
         return path
 
-    def _start(self, words, environment=None) -> Process:
-        process = Process(words, self.path(f"log-{len(self.started)}.txt"), environment)
+    def _start(self, words) -> Process:
+        process = Process(words, self.path(f"log-{len(self.started)}.txt"))
         self.started.append(process)
         return process
 
@@ -173,6 +175,31 @@ class Machine:
     def seconds(self) -> float:
         """Of one slice of one side."""
         return 0.5 if self.quick else 2.0
+
+
+def server_profile(machine: Machine, run) -> dict:
+    """Where the CPU time of the servers went while `run` ran: shares by library, and the greatest by function."""
+    if not shutil.which("perf"):
+        raise NotAvailable("perf is not installed: apt-get install linux-perf")
+    data = machine.path("perf.data")
+    perf = subprocess.Popen(["perf", "record", "-a", "-e", "cpu-clock", "-F", "499", "-o", data], stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
+    try:
+        run()
+    finally:
+        perf.send_signal(signal.SIGINT)
+        perf.wait(60)
+    pids = {str(one.process.pid) for one in machine.started if one.name == "qmatmul-server"}
+    told = subprocess.run(["perf", "script", "-i", data, "-F", "pid,ip,sym,dso"], capture_output=True, text=True,
+                          check=True, errors="replace").stdout
+    samples = [match.groups() for line in told.splitlines()
+               if (match := re.match(r"\s*(\d+)\s+[0-9a-f]+ (.*) \((.*)\)$", line)) and match[1] in pids]
+    return {"samples": len(samples), "library": _shares([os.path.basename(library) for _, _, library in samples], 6),
+            "function": _shares([function[:80] for _, function, _ in samples], 15)}
+
+
+def _shares(names, count: int) -> dict:
+    return {name: f"{100 * seen / len(names):.1f} %" for name, seen in collections.Counter(names).most_common(count)}
 
 
 def write_noise(path: str, k: int, n: int) -> None:
