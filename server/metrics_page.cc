@@ -25,7 +25,8 @@ constexpr CounterRow kCounters[] = {
     {Counter::kCopiedBytes, "qmatmul_copied_bytes_total",
      "Payload bytes copied beyond the one gather that packing activations is."},
     {Counter::kExpired, "qmatmul_expired_total",
-     "Requests whose deadline passed, or that were cancelled, before they were computed."},
+     "Requests not answered since their deadline passed or could not be kept, or they were "
+     "cancelled; what had not been computed was not."},
     {Counter::kInlineRuns, "qmatmul_inline_total", "Requests computed on the RPC thread."},
 };
 

@@ -26,8 +26,9 @@ enum class Counter : uint8_t {
   kRows,
   kOutputOverflows,
   kCopiedBytes,  // payload bytes copied beyond the one gather that packing is
-  kExpired,     // requests whose deadline passed, or that were cancelled, before they were computed
-  kInlineRuns,  // runs on the RPC thread
+  // Requests not answered since their deadline passed or could not be kept, or they were cancelled.
+  kExpired,
+  kInlineRuns,   // runs on the RPC thread
   kMetricCount,  // not a counter: how many there are
 };
 
