@@ -13,24 +13,21 @@ namespace {
 
 using Outputs = std::vector<Output>;
 
-std::vector<int64_t> KnownColumns(Connections& connections, const Question& question) {
+// `learned`: after a reply that did not fit. Before, one row cannot be cut whatever n is.
+Result<std::vector<RowRange>> Plan(Connections& connections, const Question& question,
+                                   bool learned) {
   std::vector<int64_t> columns(question.products.size());
-  // A row cannot be cut, so for one it makes no difference.
-  if (question.activations->rows > 1)
+  if (learned || question.activations->rows > 1)
     for (size_t i = 0; i < columns.size(); ++i)
       columns[i] = connections.ColumnsOf(WidthWeight(question, i));
-  return columns;
-}
-
-Result<std::vector<RowRange>> Plan(Connections& connections, const Question& question) {
-  return PlanRows(question, KnownColumns(connections, question),
-                  connections.options.message_bytes_max);
+  return PlanRows(question, columns, connections.options.message_bytes_max);
 }
 
 // The reply was too large, by the server's word or by the transport's (which gives no reason), so the
-// weights' n would tell how to cut. Nobody asks for n before: most replies fit.
-bool MayBeCut(const Status& status, const Question& question) {
-  return status.code == Code::kResourceExhausted && question.activations->rows > 1 &&
+// weights' n would tell how to cut, or that one row is too much. Nobody asks for n before: most replies
+// fit.
+bool MayBeCut(const Status& status) {
+  return status.code == Code::kResourceExhausted &&
          (status.reason.empty() || status.reason == "REPLY_TOO_LARGE");
 }
 
@@ -68,13 +65,13 @@ Status CheckQuestion(const Question& question) {
 Result<Outputs> RunMatMul(Connections& connections, const Question& question) {
   if (Status status = CheckQuestion(question); !status.ok()) return status;
   const Deadline deadline = connections.DeadlineOf(question.options->timeout);
-  const auto plan = Plan(connections, question);
+  const auto plan = Plan(connections, question, /*learned=*/false);
   if (!plan.ok()) return plan.status();
   const bool whole = plan->size() == 1;
   Status status;
   if (whole) {
     auto outputs = RunWhole(connections, question, deadline);
-    if (outputs.ok() || !MayBeCut(outputs.status(), question)) return outputs;
+    if (outputs.ok() || !MayBeCut(outputs.status())) return outputs;
     status = outputs.status();
   }
   // Shared: set_value may still be at work when get has returned.
@@ -97,8 +94,12 @@ MatMulCall::MatMulCall(Connections& connections, const Question& question, Deadl
       done_(std::move(done)) {}
 
 void MatMulCall::Start() {
-  auto plan = Plan(connections_, question_);
-  if (!plan.ok()) return done_(plan.status());
+  auto plan = Plan(connections_, question_, !too_large_.ok());
+  if (!plan.ok()) {
+    Status status = plan.status();
+    status.attempts = too_large_.attempts;
+    return done_(std::move(status));
+  }
   // The weights' n did not tell how to cut it better.
   if (!too_large_.ok() && plan->size() == 1) return done_(too_large_);
   SendParts(std::move(*plan));
@@ -243,7 +244,7 @@ void MatMulCall::PartEnds(size_t part, Result<Outputs> outputs, int attempts) {
 // Nothing is underway any more.
 void MatMulCall::Finish() {
   auto outputs = Join(question_, std::move(parts_));
-  if (!outputs.ok() && too_large_.ok() && MayBeCut(outputs.status(), question_))
+  if (!outputs.ok() && too_large_.ok() && MayBeCut(outputs.status()))
     return StartByLearning(outputs.status());
   done_(std::move(outputs));
 }

@@ -5,14 +5,16 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <type_traits>
 
 namespace qmatmul {
 namespace {
 
 // Values looked at together: enough to make the look worth a branch, few enough that a hit costs little.
 constexpr int64_t kBlock = 64;
-// Room for candidates beyond k. With less, a short k would be thinned again and again at the start.
-constexpr int64_t kRoomMin = 1024;
+// Room for candidates beyond k, at least. The threshold rises only when it is full: with much more, a small k
+// would let a hundredth of all values pass; with much less, it would be thinned again and again at the start.
+constexpr int64_t kRoomMin = 64;
 
 template <typename T>
 T Load(const std::byte* data, int64_t index) {
@@ -47,11 +49,21 @@ int64_t ColumnOf(uint64_t candidate) {
   return static_cast<int64_t>(~static_cast<uint32_t>(candidate));
 }
 
+// A value above a threshold that is not negative is not negative itself, and such bits are their own
+// order: as signed integers of the type's width they compare as they lie in memory, many at once.
 template <typename T, typename Order>
 bool AnyAbove(const std::byte* row, int64_t begin, int32_t threshold) {
+  using Signed = std::make_signed_t<T>;
+  T values[kBlock];
+  std::memcpy(values, row + begin * static_cast<int64_t>(sizeof(T)), sizeof values);
+  if (threshold >= 0) {
+    Signed above = 0;
+    for (const T value : values)
+      above |= static_cast<Signed>(static_cast<Signed>(value) > static_cast<Signed>(threshold));
+    return above != 0;
+  }
   int32_t above = 0;
-  for (int64_t i = begin; i < begin + kBlock; ++i)
-    above |= static_cast<int32_t>(Order::Of(Load<T>(row, i)) > threshold);
+  for (const T value : values) above |= static_cast<int32_t>(Order::Of(value) > threshold);
   return above != 0;
 }
 
@@ -66,7 +78,7 @@ int32_t Thin(std::vector<uint64_t>* candidates, int64_t k) {
 
 template <typename T, typename Order>
 void Collect(const std::byte* row, int64_t n, int64_t k, std::vector<uint64_t>* candidates) {
-  const auto room = static_cast<size_t>(std::min(n, std::max(4 * k, kRoomMin)));
+  const auto room = static_cast<size_t>(std::min(n, k + std::max(k, kRoomMin)));
   candidates->clear();
   candidates->reserve(room);
   int64_t threshold =

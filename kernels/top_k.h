@@ -25,7 +25,7 @@ namespace qmatmul {
 // overlap `row`. ±inf takes its place at the end of the order. A NaN cannot come: numerics §0 lets in
 // nothing that a product, a bias or a rounding could make one of. If one did, it would stand beyond the
 // infinity of its sign, and the order would still be total.
-// `scratch` keeps its memory from call to call: at most 8 bytes for each of max(4k, 1024) or n values.
+// `scratch` keeps its memory from call to call: at most 8 bytes for each of 2k, k + 64 or n values.
 void SelectTopK(const std::byte* row, DataType dtype, int64_t n, int64_t k, std::byte* values,
                 std::byte* columns, std::vector<uint64_t>* scratch);
 

@@ -437,5 +437,13 @@ TEST(Connections, CallsSpreadOverThePool) {
   EXPECT_EQ(std::set<std::string>(peers.begin(), peers.end()).size(), 3u);
 }
 
+TEST(Connections, ClientsDoNotShareThem) {
+  FakeServer server;
+  Client one({.server = server.address(), .connections = 1});
+  Client two({.server = server.address(), .connections = 1});
+  ASSERT_TRUE(one.GetStatistics().ok() && two.GetStatistics().ok());
+  EXPECT_NE(server.peers().at(0), server.peers().at(1));
+}
+
 }  // namespace
 }  // namespace qmatmul::client

@@ -52,6 +52,9 @@ void ExpectSame(const std::vector<Output>& whole, const std::vector<Output>& joi
     EXPECT_EQ(joined[i].execution.overflow_count, whole[i].execution.overflow_count) << i;
     EXPECT_EQ(joined[i].execution.compute_ns, whole[i].execution.compute_ns) << "10 ns a row";
     EXPECT_EQ(joined[i].execution.verified, whole[i].execution.verified);
+    EXPECT_EQ(joined[i].execution.batch_rows == kRows, joined[i].attempts == 1)
+        << "the largest part";
+    EXPECT_EQ(joined[i].execution.queue_ns, 100 + joined[i].execution.batch_rows) << "the longest";
   }
 }
 
@@ -230,6 +233,19 @@ TEST_F(Split, OneRowThatDoesNotFitIsRefusedWithTheSizes) {
   EXPECT_EQ(status.metadata.at("limit"), "600");
   EXPECT_EQ(status.attempts, 0);
   EXPECT_TRUE(server_.requests().empty());
+}
+
+TEST_F(Split, OneRowOfTheReplyThatDoesNotFitIsRefusedWithTheSizes) {
+  Client small({.server = server_.address(), .message_bytes_max = 2000});
+  for (const int64_t rows : {int64_t{1}, int64_t{2}}) {
+    Activations a = {.dtype = DataType::kInt8, .rows = rows, .k = kK};
+    a.data = std::as_bytes(std::span(inputs_.data).first(static_cast<size_t>(rows * kK)));
+    const Status status = small.MatMul("n500", a, {.dtype = DataType::kInt32}).status();
+    EXPECT_EQ(status.code, Code::kResourceExhausted) << rows;
+    EXPECT_EQ(status.reason, "ROW_TOO_LARGE") << status.ToString();
+    EXPECT_EQ(status.metadata.at("reply_bytes"), std::to_string(500 * 4 + 4 + 1024));
+    EXPECT_EQ(status.metadata.at("limit"), "2000");
+  }
 }
 
 // What must be cut must agree in size; in one piece the server is asked.

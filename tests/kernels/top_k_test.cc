@@ -30,9 +30,18 @@ using test::Random;
 constexpr DataType kTypes[] = {DataType::kInt8, DataType::kInt16, DataType::kInt32,
                                DataType::kF32,  DataType::kF16,   DataType::kBF16};
 
-enum class Order : uint8_t { kRandom, kTies, kEqual, kRising, kFalling, kZeros, kInfinities };
-constexpr Order kOrders[] = {Order::kRandom,  Order::kTies,  Order::kEqual,     Order::kRising,
-                             Order::kFalling, Order::kZeros, Order::kInfinities};
+enum class Order : uint8_t {
+  kRandom,
+  kTies,
+  kEqual,
+  kRising,
+  kBelowZero,
+  kFalling,
+  kZeros,
+  kInfinities
+};
+constexpr Order kOrders[] = {Order::kRandom,    Order::kTies,    Order::kEqual, Order::kRising,
+                             Order::kBelowZero, Order::kFalling, Order::kZeros, Order::kInfinities};
 
 // Value `i` of n; floats in [-1, 1] or so, integers the same times their range.
 float Draw(Order order, int64_t i, int64_t n, Random* random) {
@@ -42,6 +51,7 @@ float Draw(Order order, int64_t i, int64_t n, Random* random) {
     case Order::kTies: return static_cast<float>(random->Between(-2, 2)) / 2;
     case Order::kEqual: return -0.25f;
     case Order::kRising: return place;
+    case Order::kBelowZero: return place - 1;
     case Order::kFalling: return -place;
     case Order::kZeros: return random->Chance(50) ? 0.0f : -0.0f;
     case Order::kInfinities: break;
@@ -91,7 +101,7 @@ TEST_P(TopKOfType, IsTheNaiveDefinition) {
   const auto bytes = static_cast<size_t>(BitsOf(dtype) / 8);
   Random random(41);
   std::vector<uint64_t> scratch;
-  // Around the block of 64, and beyond the room for candidates (1024, then 4k).
+  // Around the block of 64, and beyond the room for candidates (k + 64, 2k).
   for (int64_t n : {1, 2, 63, 64, 65, 127, 128, 1000, 1025, 5000, 20011}) {
     for (Order order : kOrders) {
       const GuardedBuffer row(static_cast<size_t>(n) * bytes);

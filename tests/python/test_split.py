@@ -146,6 +146,14 @@ def test_what_cannot_be_cut_is_refused_here(product, kwargs, limit, cls, reason)
     assert caught.value.reason == reason and caught.value.attempts == 0 and not product.requests
 
 
+def test_one_row_of_the_reply_that_does_not_fit_is_refused_with_the_sizes(product):
+    with qmatmul.Client(product.target, message_bytes_max=2000) as client:
+        with pytest.raises(qmatmul.ResourceExhausted) as caught:
+            client.matmul(X[:1], "n500", out="INT32")
+    assert caught.value.reason == "ROW_TOO_LARGE"
+    assert (caught.value.metadata["reply_bytes"], caught.value.metadata["limit"]) == ("3028", "2000")
+
+
 def test_a_refused_part_is_tried_again(product):
     honest = product.answer
     refused = []

@@ -279,9 +279,8 @@ class Client:
             try:
                 return self._part(request, parts[0], deadline)
             except errors.ResourceExhausted as error:
-                if not split.may_be_cut(error, request.rows):
+                if not split.may_be_cut(error):
                     raise
-                # n of the weights may tell how to cut it.
                 self._learn_columns(request, deadline)
                 parts = split.plan(request, self._known_columns(request), self._message_bytes_max)
                 if len(parts) == 1:

@@ -77,9 +77,10 @@ def _check_counts(request: Prepared) -> None:
             )
 
 
-def may_be_cut(error: QmatmulError, rows: int) -> bool:
-    """The reply was too large, by the server's word or by the transport's, which gives no reason."""
-    return isinstance(error, ResourceExhausted) and rows > 1 and error.reason in ("", "REPLY_TOO_LARGE")
+def may_be_cut(error: ResourceExhausted) -> bool:
+    """The reply was too large, by the server's word or by the transport's, which gives no reason. Then n of the weights
+    tells how to cut it, or that one row is too much."""
+    return error.reason in ("", "REPLY_TOO_LARGE")
 
 
 def join(parts: Sequence[List[records.Result]]) -> List[records.Result]:
