@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import time
 
@@ -87,7 +88,7 @@ def peak_memory(machine):
 def _instructions(machine, metrics: str) -> float:
     """Instructions of one small call by callgrind: a long run less a short one, so that the start does not count."""
     totals = []
-    counts = (1000, 3000) if machine.quick else (2000, 10000)
+    counts = (1000, 3000) if machine.quick else (2000, 8000)
     for calls in counts:
         out = machine.path(f"callgrind-{metrics}-{calls}")
         server = machine.server("--metrics", metrics, "--threads", "1", "--team-spin-us-max", "0", under=(
@@ -106,9 +107,11 @@ def metrics_cost(machine):
     if not shutil.which("valgrind"):
         raise NotAvailable("valgrind is not installed: apt-get install valgrind")
     machine.server("--threads", "1").stop()  # calibrates at full speed; the servers below read its file
-    on, off = _instructions(machine, "on"), _instructions(machine, "off")
+    # How calls meet on the sockets differs from run to run, by about the size of the goal: several, by turns.
+    rounds = [(_instructions(machine, "on"), _instructions(machine, "off")) for _ in range(1 if machine.quick else 3)]
+    on, off = (statistics.median(one[side] for one in rounds) for side in (0, 1))
     yield "metrics_instructions", on / off - 1, "<= 0.01", {
-        "instructions_on": round(on), "instructions_off": round(off), "by": "callgrind"}
+        "rounds_on_off": [[round(count) for count in one] for one in rounds], "by": "callgrind"}
 
 
 def saturation(machine):
