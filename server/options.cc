@@ -50,6 +50,9 @@ constexpr Row kTable[] = {
      "requests of one StreamMatMul not yet answered; the next is read when one has gone out"},
     {"queue_requests_max", &Options::queue_requests_max, "1024", 1, 1 << 20, "",
      "requests waiting for one device; more are refused with QUEUE_FULL"},
+    {"queue_ms_max", &Options::queue_ms_max, "500", 1, 3'600'000, "",
+     "predicted work waiting for one device; when 64 requests wait, more are refused with "
+     "QUEUE_FULL"},
     {"queue_rows_max", &Options::queue_rows_max, "1048576", 1, int64_t{1} << 32, "",
      "rows waiting for one device; more are refused with QUEUE_FULL"},
     {"queue_weight_rows_max", &Options::queue_weight_rows_max, "262144", 1, int64_t{1} << 32, "",

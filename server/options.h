@@ -30,6 +30,7 @@ struct Options {
   int64_t streams_per_connection_max = 0;
   int64_t stream_requests_max = 0;
   int64_t queue_requests_max = 0;
+  int64_t queue_ms_max = 0;
   int64_t queue_rows_max = 0;
   int64_t queue_weight_rows_max = 0;
   int64_t queue_weight_bytes_max = 0;

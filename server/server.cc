@@ -38,6 +38,7 @@ EngineOptions EngineOptionsOf(const Options& options,
                               const std::vector<std::unique_ptr<Device>>& devices) {
   EngineOptions engine;
   engine.batcher.requests_max = options.queue_requests_max;
+  engine.batcher.queue_ns_max = options.queue_ms_max * 1'000'000;
   engine.batcher.rows_max = options.queue_rows_max;
   engine.batcher.weight_rows_max = options.queue_weight_rows_max;
   engine.batcher.weight_bytes_max = options.queue_weight_bytes_max;

@@ -10,6 +10,9 @@
 namespace qmatmul {
 namespace {
 
+// Larger messages are read into an envelope of their own.
+constexpr size_t kKeptEnvelopeBytes = 64 << 10;
+
 // A unary MatMul. Deletes itself when gRPC is done with the call, and then gives back what it held in
 // flight.
 class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
@@ -20,7 +23,12 @@ class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
   void Begin(const grpc::CallbackServerContext& rpc) {
     deadline_ns = EngineDeadline(context_, rpc.deadline());
     client = ClientOf(rpc.peer());
-    v1::MatMulRequest envelope;
+    // Kept from call to call, so that its strings and parts are not allocated anew; but not the memory
+    // of a giant.
+    thread_local v1::MatMulRequest kept;
+    const size_t message_bytes = message_->Length();
+    v1::MatMulRequest own;
+    v1::MatMulRequest& envelope = message_bytes <= kKeptEnvelopeBytes ? kept : own;
     if (!ReadMessage(message_, &envelope, buffers()))
       return Refuse(MalformedMessage("MatMulRequest"));
     Start(envelope);

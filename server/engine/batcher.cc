@@ -83,6 +83,9 @@ Status Batcher::MayPush(const Request& request, const Group* group) const {
   }
   if (queued() >= limits_.requests_max)
     return QueueFull("requests wait", "queue_requests_max", queued(), limits_.requests_max);
+  if (queued() >= kFewRequests && backlog_ns() > limits_.queue_ns_max)
+    return QueueFull("ns of predicted work wait", "queue_ms_max (in ns)", backlog_ns(),
+                     limits_.queue_ns_max);
   const int64_t rows = request.activations.rows;
   if (queued_rows() > 0 && queued_rows() + rows > limits_.rows_max)
     return QueueFull("rows would wait", "queue_rows_max", queued_rows() + rows, limits_.rows_max);

@@ -32,11 +32,15 @@
 
 namespace qmatmul {
 
+// So many requests may wait however long they take: a few large products are no overload.
+inline constexpr int64_t kFewRequests = 64;
+
 struct BatcherLimits {
   int64_t requests_max = 1024;        // waiting, in all
   int64_t rows_max = 1 << 20;         // so
   int64_t weight_rows_max = 1 << 18;  // waiting for the same weights
   int64_t weight_bytes_max = int64_t{512} << 20;
+  int64_t queue_ns_max = 500'000'000;  // predicted work that waits, once kFewRequests do
   int64_t batch_rows_max = 512;
   int64_t batch_ns_max = 10'000'000;  // predicted work of one batch
   int64_t tile_ns_max = 2'000'000;    // … of a large request's part, while small ones come

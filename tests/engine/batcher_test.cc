@@ -187,6 +187,26 @@ TEST(Batcher, LimitsRefuseAndNameThemselves) {
   EXPECT_TRUE(b.batcher.Push(huge.get()).ok()) << "one may always wait";
 }
 
+// So that a server that was overloaded is itself again as soon as the load is gone.
+TEST(Batcher, WorkThatWaitsIsLimitedByItsTime) {
+  BatcherLimits limits;
+  limits.queue_ns_max = 100 * kRowNs;
+  BatcherFixture b(limits);
+  std::vector<std::unique_ptr<TestRequest>> few;
+  for (int64_t i = 0; i < kFewRequests; ++i) {
+    few.push_back(Rows(b.w, 3));
+    ASSERT_TRUE(b.batcher.Push(few.back().get()).ok()) << "a few may wait however long they take";
+  }
+  const auto more = Rows(b.w, 1);
+  const Status status = b.batcher.Push(more.get());
+  EXPECT_EQ(status.reason, "QUEUE_FULL");
+  EXPECT_NE(status.message.find("queue_ms_max"), std::string::npos) << status.message;
+  EXPECT_EQ(status.retry_after_ns, 3 * kFewRequests * kRowNs);
+  b.Take();
+  b.Take();
+  EXPECT_TRUE(b.batcher.Push(more.get()).ok());
+}
+
 TEST(Batcher, BytesOfOneWeightAreLimited) {
   BatcherLimits limits;
   limits.weight_bytes_max = 40;

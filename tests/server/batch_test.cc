@@ -141,7 +141,7 @@ struct Tally {
   std::condition_variable changed;
   int in_flight = 0;
   int right = 0;
-  int64_t batch_rows_max = 0;
+  int joined = 0;  // computed together with others' rows
   std::string first_wrong;
 };
 
@@ -155,9 +155,8 @@ void Judge(const Kind& kind, const grpc::Status& status, const v1::MatMulRespons
   const std::lock_guard lock(tally->mutex);
   const bool right = status.ok() && reply.outputs(0).data() == kind.expected;
   tally->right += right ? 1 : 0;
-  if (status.ok())
-    tally->batch_rows_max =
-        std::max(tally->batch_rows_max, reply.outputs(0).execution().batch_rows());
+  const int64_t rows = kind.request.activations().shape(0);
+  tally->joined += status.ok() && reply.outputs(0).execution().batch_rows() > rows ? 1 : 0;
   if (!right && tally->first_wrong.empty()) {
     v1::MatMulRequest shown = kind.request;
     shown.mutable_activations()->clear_data();
@@ -187,7 +186,7 @@ TEST_F(Batches, EveryReplyIsTheReferencesWhateverItWasBatchedWith) {
   std::unique_lock lock(tally.mutex);
   tally.changed.wait(lock, [&] { return tally.in_flight == 0; });
   EXPECT_EQ(tally.right, kRequests) << tally.first_wrong;
-  EXPECT_GT(tally.batch_rows_max, 200) << "no two requests ever met, so nothing was shown";
+  EXPECT_GT(tally.joined, kRequests / 20) << "hardly any two met, so nothing was shown";
   EXPECT_EQ(server_.server->engine().requests_in_flight(), 0);
   EXPECT_EQ(server_.server->engine().bytes_in_flight(), 0);
 }
