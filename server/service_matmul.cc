@@ -35,7 +35,12 @@ class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
   }
 
   void OnCancel() override { cancelled.store(true, std::memory_order_relaxed); }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    // gRPC ordered this behind Answer; saying so again costs nothing and lets ThreadSanitizer, which
+    // does not see into gRPC, know it.
+    (void)answered_.load(std::memory_order_acquire);
+    delete this;
+  }
 
  private:
   void Answer(std::vector<ReplyPiece> reply) override {
@@ -44,10 +49,13 @@ class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
       grpc::ByteBuffer message = ToBytes(std::move(reply));
       reply_->Swap(&message);
     }
-    Finish(ToGrpc(context_, status));
+    const grpc::Status result = ToGrpc(context_, status);
+    answered_.store(true, std::memory_order_release);
+    Finish(result);
   }
 
   CallCount count_;
+  std::atomic<bool> answered_{false};
   grpc::ByteBuffer* const message_;
   grpc::ByteBuffer* const reply_;
 };
