@@ -72,8 +72,7 @@ void Compare(const uint8_t* cuts, const std::string& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // What it says of each malformed input would be all that is printed.
-  static const auto* const silence = new google::protobuf::LogSilencer;
-  (void)silence;
+  static const google::protobuf::LogSilencer silence;
   if (size < kCuts) return 0;
   const std::string message(reinterpret_cast<const char*>(data + kCuts), size - kCuts);
   Compare<qmatmul::v1::MatMulRequest>(data, message);
