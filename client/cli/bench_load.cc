@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <list>
 
@@ -102,7 +101,8 @@ bool SameBytes(const LoadReply& reply, std::span<const std::byte> expected) {
   size_t at = 0;
   for (const client::Output& output : *outputs) {
     if (output.bytes.size() > expected.size() - at) return false;
-    if (std::memcmp(output.bytes.data(), expected.data() + at, output.bytes.size()) != 0)
+    if (!std::ranges::equal(std::as_bytes(std::span(output.bytes)),
+                            expected.subspan(at, output.bytes.size())))
       return false;
     at += output.bytes.size();
   }
