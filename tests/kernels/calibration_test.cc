@@ -270,7 +270,7 @@ TEST(Calibration, PredictsWholeProducts) {
     const auto plain = MakeWeight(test::MakeSpec(DataType::kInt8, Layout::kKN, k, n),
                                   test::Fill::kRandom, &random);
     std::string off = "not measured";
-    for (int attempt = 0; attempt < 5 && !off.empty(); ++attempt) {
+    for (int attempt = 0; attempt < 15 && !off.empty(); ++attempt) {
       off.clear();
       CpuDevice device({.threads = 1}, DetectCpuFeatures());
       const auto weight = PackOn(&device, plain);
