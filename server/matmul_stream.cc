@@ -60,13 +60,13 @@ class MatMulStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
     call->message.Swap(&incoming_);
     call->deadline_ns = deadline_ns_;
     call->client = client_;
-    v1::StreamMatMulRequest envelope;
-    const bool is_message = ReadMessage(&call->message, &envelope, call->buffers());
-    call->request_id = envelope.request_id();
+    const v1::StreamMatMulRequest* const envelope =
+        ReadStreamMatMul(&call->message, call->buffers());
+    if (envelope != nullptr) call->request_id = envelope->request_id();
     bool reads_on = false;
     {
       std::unique_lock lock(mutex_);
-      if (!is_message) return End(MalformedMessage("StreamMatMulRequest"), std::move(lock));
+      if (envelope == nullptr) return End(MalformedMessage("StreamMatMulRequest"), std::move(lock));
       if (!in_flight_.emplace(call->request_id, call.get()).second)
         return End(IdInFlight(call->request_id), std::move(lock));
       reads_on = ++open_ < context_.stream_requests_max;
@@ -75,7 +75,7 @@ class MatMulStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
     }
     // Reading goes on before this one is computed, which may happen here.
     if (reads_on) StartRead(&incoming_);
-    call.release()->Start(envelope.request());
+    call.release()->Start(envelope->request());
     std::unique_lock lock(mutex_);
     --starting_;
     Unlock(std::move(lock));

@@ -10,9 +10,6 @@
 namespace qmatmul {
 namespace {
 
-// Larger messages are read into an envelope of their own.
-constexpr size_t kKeptEnvelopeBytes = 64 << 10;
-
 // A unary MatMul. Deletes itself when gRPC is done with the call, and then gives back what it held in
 // flight.
 class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
@@ -23,15 +20,9 @@ class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
   void Begin(const grpc::CallbackServerContext& rpc) {
     deadline_ns = EngineDeadline(context_, rpc.deadline());
     client = ClientOf(rpc.peer());
-    // Kept from call to call, so that its strings and parts are not allocated anew; but not the memory
-    // of a giant.
-    thread_local v1::MatMulRequest kept;
-    const size_t message_bytes = message_->Length();
-    v1::MatMulRequest own;
-    v1::MatMulRequest& envelope = message_bytes <= kKeptEnvelopeBytes ? kept : own;
-    if (!ReadMessage(message_, &envelope, buffers()))
-      return Refuse(MalformedMessage("MatMulRequest"));
-    Start(envelope);
+    const v1::MatMulRequest* const envelope = ReadMatMul(message_, buffers());
+    if (envelope == nullptr) return Refuse(MalformedMessage("MatMulRequest"));
+    Start(*envelope);
   }
 
   void OnCancel() override { cancelled.store(true, std::memory_order_relaxed); }

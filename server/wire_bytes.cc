@@ -53,6 +53,18 @@ bool Read(std::span<const ByteSpan> message, std::span<const uint32_t> path, Mes
   return true;
 }
 
+// Larger messages may have large envelopes, whose memory is not worth keeping.
+constexpr size_t kKeptBytesMax = 64 << 10;
+
+template <class Message>
+const Message* ReadKept(grpc::ByteBuffer* bytes, MatMulBuffers* buffers) {
+  thread_local std::unique_ptr<Message> kept;
+  thread_local bool is_large = false;
+  if (kept == nullptr || is_large) kept = std::make_unique<Message>();
+  is_large = bytes->Length() > kKeptBytesMax;
+  return ReadMessage(SpansOf(bytes), kept.get(), buffers) ? kept.get() : nullptr;
+}
+
 void AppendPieces(std::vector<ReplyPiece> reply, std::vector<grpc::Slice>* slices) {
   for (ReplyPiece& piece : reply) {
     slices->emplace_back(piece.head);
@@ -84,13 +96,12 @@ bool ReadMessage(std::span<const ByteSpan> message, v1::StreamMatMulRequest* env
   return Read(message, kStreamMatMulPayload, envelope, buffers);
 }
 
-bool ReadMessage(grpc::ByteBuffer* bytes, v1::MatMulRequest* envelope, MatMulBuffers* buffers) {
-  return ReadMessage(SpansOf(bytes), envelope, buffers);
+const v1::MatMulRequest* ReadMatMul(grpc::ByteBuffer* bytes, MatMulBuffers* buffers) {
+  return ReadKept<v1::MatMulRequest>(bytes, buffers);
 }
 
-bool ReadMessage(grpc::ByteBuffer* bytes, v1::StreamMatMulRequest* envelope,
-                 MatMulBuffers* buffers) {
-  return ReadMessage(SpansOf(bytes), envelope, buffers);
+const v1::StreamMatMulRequest* ReadStreamMatMul(grpc::ByteBuffer* bytes, MatMulBuffers* buffers) {
+  return ReadKept<v1::StreamMatMulRequest>(bytes, buffers);
 }
 
 grpc::ByteBuffer ToBytes(std::vector<ReplyPiece> reply) {

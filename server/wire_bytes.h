@@ -21,15 +21,16 @@ namespace qmatmul {
 
 // Reads the message without its payload into `envelope`, and where the payload lies into `buffers`.
 // False when it is not such a message.
-bool ReadMessage(grpc::ByteBuffer* bytes, v1::MatMulRequest* envelope, MatMulBuffers* buffers);
-bool ReadMessage(grpc::ByteBuffer* bytes, v1::StreamMatMulRequest* envelope,
-                 MatMulBuffers* buffers);
-
-// The same from the pieces of a message, for those who have no byte buffer.
 bool ReadMessage(std::span<const ByteSpan> message, v1::MatMulRequest* envelope,
                  MatMulBuffers* buffers);
 bool ReadMessage(std::span<const ByteSpan> message, v1::StreamMatMulRequest* envelope,
                  MatMulBuffers* buffers);
+
+// The same of a byte buffer, into an envelope that this thread keeps from call to call, so that its
+// strings and parts are not allocated anew. Good until the thread's next call; null when `bytes` are no
+// such message.
+const v1::MatMulRequest* ReadMatMul(grpc::ByteBuffer* bytes, MatMulBuffers* buffers);
+const v1::StreamMatMulRequest* ReadStreamMatMul(grpc::ByteBuffer* bytes, MatMulBuffers* buffers);
 
 // A serialized MatMulResponse.
 grpc::ByteBuffer ToBytes(std::vector<ReplyPiece> reply);

@@ -75,7 +75,7 @@ int64_t Batcher::AheadNs(const Group* group, int64_t own_ns) const {
   return ahead_ns;
 }
 
-Status Batcher::MayPush(const Request& request, const Group* group) const {
+Status Batcher::MayPush(const Request& request, int64_t own_ns, const Group* group) const {
   if (stopped_) {
     Status status{Code::kUnavailable, "DRAINING", "the server is shutting down; try another"};
     status.retry_after_ns = kRetryNsMax;
@@ -97,7 +97,6 @@ Status Batcher::MayPush(const Request& request, const Group* group) const {
                      group->bytes + request.bytes, limits_.weight_bytes_max);
   if (request.deadline_ns == kNoDeadline) return {};
   const int64_t left_ns = request.deadline_ns - clock_.NowNs();
-  const int64_t own_ns = predictor_(request, rows);
   if (backlog_ns() + own_ns <= left_ns) return {};
   const int64_t ahead_ns = AheadNs(group, own_ns);
   if (ahead_ns <= left_ns) return {};
@@ -111,24 +110,25 @@ Status Batcher::MayPush(const Request& request, const Group* group) const {
 
 Status Batcher::Push(Request* request) {
   std::string key = KeyOf(*request);
+  const int64_t own_ns = predictor_(*request, request->activations.rows);
   {
     const std::lock_guard lock(mutex_);
     const auto found = groups_.find(key);
     const Group* known = found == groups_.end() ? nullptr : &found->second;
-    if (Status status = MayPush(*request, known); !status.ok()) return status;
+    if (Status status = MayPush(*request, own_ns, known); !status.ok()) return status;
     Group& group = known != nullptr ? found->second : groups_[key];
     if (known == nullptr) {
       group.key = std::move(key);
       group.oldest_ns = clock_.NowNs();
       turns_.push_back(&group);
     }
-    Append(group, request);
+    Append(group, request, own_ns);
   }
   wake_.notify_one();
   return {};
 }
 
-void Batcher::Append(Group& group, Request* request) {
+void Batcher::Append(Group& group, Request* request, int64_t own_ns) {
   auto line = std::find_if(group.lines.begin(), group.lines.end(),
                            [&](const Line& l) { return l.client == request->client; });
   if (line == group.lines.end()) line = group.lines.insert(line, Line{request->client});
@@ -143,8 +143,7 @@ void Batcher::Append(Group& group, Request* request) {
   requests_.fetch_add(1, std::memory_order_relaxed);
   rows_.fetch_add(request->activations.rows, std::memory_order_relaxed);
   Predict(group);
-  if (predictor_(*request, request->activations.rows) <= limits_.tile_ns_max)
-    small_seen_ns_ = clock_.NowNs();
+  if (own_ns <= limits_.tile_ns_max) small_seen_ns_ = clock_.NowNs();
 }
 
 // Joined rows cost less than each alone, so a group is predicted as a whole.

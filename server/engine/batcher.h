@@ -109,10 +109,10 @@ class Batcher {
     int64_t room = 0;  // of those rows, not yet given away
   };
 
-  Status MayPush(const Request& request, const Group* group) const;
+  Status MayPush(const Request& request, int64_t own_ns, const Group* group) const;
   Status QueueFull(const char* what, const char* limit_name, int64_t value, int64_t limit) const;
   int64_t AheadNs(const Group* group, int64_t own_ns) const;
-  void Append(Group& group, Request* request);
+  void Append(Group& group, Request* request, int64_t own_ns);
   void Predict(Group& group);
   bool GathersOn(const Group& group, int64_t now_ns) const;
   void Fill(Group& group, Batch* batch, std::vector<Request*>* dropped);
