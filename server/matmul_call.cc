@@ -6,10 +6,13 @@ namespace qmatmul {
 
 void MatMulCall::Start(const v1::MatMulRequest& envelope) {
   Engine& engine = context_.engine;
-  status = ParseMatMul(envelope, engine.weights(), context_.message_bytes_max, &buffers_, this);
-  if (status.ok()) status = engine.Admit(this);
-  if (status.ok()) status = AllocateReply(&context_.replies, this, &buffers_);
-  if (!status.ok()) return Complete();
+  if (Status s =
+          ParseMatMul(envelope, engine.weights(), context_.message_bytes_max, &buffers_, this);
+      !s.ok())
+    return Refuse(std::move(s));
+  if (Status s = engine.Admit(this); !s.ok()) return Refuse(std::move(s));
+  if (Status s = AllocateReply(&context_.replies, this, &buffers_); !s.ok())
+    return Refuse(std::move(s));
   engine.Submit(this);
 }
 
@@ -26,7 +29,7 @@ void MatMulCall::Complete() {
   const int64_t since_ns = admitted_ns;  // 0 when it was refused before
   metrics.Add(status.ok() ? Counter::kRequestsOk : Counter::kRequestsFailed);
   if (buffers_.copied_bytes > 0) metrics.Add(Counter::kCopiedBytes, buffers_.copied_bytes);
-  std::vector<ReplyPiece> reply;
+  Reply reply;
   if (status.ok()) reply = BuildReply(*this, &buffers_);
   Answer(std::move(reply));
   if (since_ns == 0) return;

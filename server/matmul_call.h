@@ -28,7 +28,7 @@ class MatMulCall : public Request {
   explicit MatMulCall(ServiceContext& context) : context_(context) {}
   // The answer is there: `status`, and with OK the pieces of the reply. Called exactly once, with no
   // lock held; it may end this object.
-  virtual void Answer(std::vector<ReplyPiece> reply) = 0;
+  virtual void Answer(Reply reply) = 0;
 
   ServiceContext& context_;
 

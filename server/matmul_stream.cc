@@ -27,7 +27,7 @@ class StreamedMatMul final : public MatMulCall {
   grpc::ByteBuffer reply;
 
  private:
-  void Answer(std::vector<ReplyPiece> pieces) override;
+  void Answer(Reply pieces) override;
 
   MatMulStream& stream_;
 };
@@ -180,7 +180,7 @@ class MatMulStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
   bool is_done_ = false;
 };
 
-void StreamedMatMul::Answer(std::vector<ReplyPiece> pieces) {
+void StreamedMatMul::Answer(Reply pieces) {
   message.Clear();
   if (status.ok()) {
     reply = ToStreamBytes(request_id, std::move(pieces));

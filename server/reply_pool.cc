@@ -59,7 +59,7 @@ class ReplyPool::Core {
         return block;
       }
     }
-    void* const memory = std::aligned_alloc(kLine, sizeof(Header) + size.bytes);
+    void* const memory = std::aligned_alloc(kLine, sizeof(Header) + kHeadBytes + size.bytes);
     if (memory == nullptr) return nullptr;
     auto* const block = new (memory) Header;
     block->size = size;
@@ -112,7 +112,10 @@ void ReplyPool::Release(Header* block) {
   core->Give(block);
 }
 
-std::byte* ReplyPool::Data(Header* block) { return reinterpret_cast<std::byte*>(block + 1); }
+std::byte* ReplyPool::Data(Header* block) {
+  static_assert(kHeadBytes % kLine == 0);
+  return reinterpret_cast<std::byte*>(block + 1) + kHeadBytes;
+}
 
 int64_t ReplyPool::idle_bytes() const { return core_->idle_bytes(); }
 

@@ -37,6 +37,9 @@ class ReplyPool {
   ReplyPool(const ReplyPool&) = delete;
   ReplyPool& operator=(const ReplyPool&) = delete;
 
+  // So many bytes before a block's data are its holder's too, for what goes in front of it.
+  static constexpr size_t kHeadBytes = 448;
+
   // Null when memory is short.
   Block Take(int64_t bytes);
   int64_t idle_bytes() const;

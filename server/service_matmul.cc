@@ -34,7 +34,7 @@ class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
   }
 
  private:
-  void Answer(std::vector<ReplyPiece> reply) override {
+  void Answer(Reply reply) override {
     message_->Clear();  // room for others while the reply is sent
     if (status.ok()) {
       grpc::ByteBuffer message = ToBytes(std::move(reply));

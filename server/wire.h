@@ -23,7 +23,9 @@
 #include "server/engine/request.h"
 #include "server/engine/status.h"
 #include "server/engine/weight_store.h"
+#include "server/field_path.h"
 #include "server/reply_pool.h"
+#include "server/wire_split.h"
 
 namespace qmatmul::v1 {
 class ExplainRequest;
@@ -48,7 +50,7 @@ struct MatMulBuffers {
     int64_t data_bytes = 0;
     int64_t indices_bytes = 0;
   };
-  std::vector<ByteSpan> payload;
+  Pieces payload;
   std::string gathered;      // the payload, when it could not be left where it was
   int64_t copied_bytes = 0;  // of the payload, beyond the one gather that packing is
   std::string device;
@@ -56,7 +58,7 @@ struct MatMulBuffers {
   std::vector<float> scales;
   std::vector<int32_t> zero_points;
   std::vector<float> scales_used;
-  std::vector<Output> outputs;
+  absl::InlinedVector<Output, 1> outputs;
 };
 
 // `envelope` is the message without its payload, which is in buffers->payload (wire_split.h). The
@@ -77,13 +79,14 @@ struct ReplyPiece {
   ReplyPool::Block block;
   int64_t bytes = 0;
 };
+using Reply = absl::InlinedVector<ReplyPiece, 1>;
 // The serialized MatMulResponse, with what was done in it; takes the blocks. After the request was
 // completed without error.
-std::vector<ReplyPiece> BuildReply(const Request& request, MatMulBuffers* buffers);
+Reply BuildReply(const Request& request, MatMulBuffers* buffers);
 
 // What an Explain asks; `query`'s views point into the message and into `weights`.
 struct ExplainQuestion {
-  std::vector<WeightPtr> weights;
+  WeightPtrs weights;
   RouteQuery query;
   Arithmetic arithmetic = Arithmetic::kW8A8;
 };
@@ -93,7 +96,7 @@ void DescribePlan(const Plan& plan, v1::ExplainResponse* reply);
 
 // --- Weights. ---
 // WEIGHT_ID when `name` is not "weights/" and an id.
-Status ParseWeightName(const std::string& name, std::string_view field, std::string_view* id);
+Status ParseWeightName(const std::string& name, const FieldPath& field, std::string_view* id);
 bool IsWeightId(std::string_view id);
 Status ParseRegistration(const v1::WeightSpec& message, Registration* registration);
 Status CheckChunk(size_t bytes);

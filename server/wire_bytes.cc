@@ -2,6 +2,9 @@
 
 #include <grpcpp/support/proto_buffer_reader.h>
 
+#include <cstring>
+#include <memory>
+
 #include "qmatmul/v1/qmatmul.pb.h"
 #include "server/wire_split.h"
 #include "server/wire_varint.h"
@@ -9,8 +12,8 @@
 namespace qmatmul {
 namespace {
 
-std::vector<ByteSpan> SpansOf(grpc::ByteBuffer* bytes) {
-  std::vector<ByteSpan> spans;
+Pieces SpansOf(grpc::ByteBuffer* bytes) {
+  Pieces spans;
   grpc::ProtoBufferReader reader(bytes);
   const void* data = nullptr;
   int size = 0;
@@ -43,10 +46,14 @@ bool ReadGathered(std::span<const ByteSpan> message, Message* envelope, MatMulBu
   return true;
 }
 
+// More than most envelopes have, so that one does not grow byte by byte.
+constexpr size_t kEnvelopeBytes = 256;
+
 template <class Message>
 bool Read(std::span<const ByteSpan> message, std::span<const uint32_t> path, Message* envelope,
           MatMulBuffers* buffers) {
   SplitMessage split;
+  split.envelope.reserve(kEnvelopeBytes);
   if (!SplitPayload(message, path, &split)) return ReadGathered(message, envelope, buffers);
   if (!envelope->ParseFromString(split.envelope)) return false;
   buffers->payload = std::move(split.payload);
@@ -65,19 +72,27 @@ const Message* ReadKept(grpc::ByteBuffer* bytes, MatMulBuffers* buffers) {
   return ReadMessage(SpansOf(bytes), kept.get(), buffers) ? kept.get() : nullptr;
 }
 
-void AppendPieces(std::vector<ReplyPiece> reply, std::vector<grpc::Slice>* slices) {
+using Slices = absl::InlinedVector<grpc::Slice, 2>;
+
+// The bytes before a block's data are free for what the wire puts in front of it, so that both go out as
+// one slice.
+void AppendPieces(Reply reply, Slices* slices) {
   for (ReplyPiece& piece : reply) {
-    slices->emplace_back(piece.head);
-    if (piece.bytes == 0) continue;
+    const bool fits = piece.block != nullptr && piece.head.size() <= ReplyPool::kHeadBytes;
+    if (!fits && !piece.head.empty()) slices->emplace_back(piece.head);
+    if (piece.block == nullptr) continue;
     ReplyPool::Header* const block = piece.block.release();
+    const size_t head_bytes = fits ? piece.head.size() : 0;
+    std::byte* const begin = ReplyPool::Data(block) - head_bytes;
+    std::memcpy(begin, piece.head.data(), head_bytes);
     slices->emplace_back(
-        ReplyPool::Data(block), static_cast<size_t>(piece.bytes),
+        begin, head_bytes + static_cast<size_t>(piece.bytes),
         [](void* released) { ReplyPool::Release(static_cast<ReplyPool::Header*>(released)); },
         block);
   }
 }
 
-int64_t BytesOf(const std::vector<ReplyPiece>& reply) {
+int64_t BytesOf(const Reply& reply) {
   int64_t bytes = 0;
   for (const ReplyPiece& piece : reply)
     bytes += static_cast<int64_t>(piece.head.size()) + piece.bytes;
@@ -104,24 +119,23 @@ const v1::StreamMatMulRequest* ReadStreamMatMul(grpc::ByteBuffer* bytes, MatMulB
   return ReadKept<v1::StreamMatMulRequest>(bytes, buffers);
 }
 
-grpc::ByteBuffer ToBytes(std::vector<ReplyPiece> reply) {
-  std::vector<grpc::Slice> slices;
-  slices.reserve(2 * reply.size());
+grpc::ByteBuffer ToBytes(Reply reply) {
+  Slices slices;
   AppendPieces(std::move(reply), &slices);
   if (slices.empty()) slices.emplace_back();  // a message of no bytes is a message
   return {slices.data(), slices.size()};
 }
 
-grpc::ByteBuffer ToStreamBytes(uint64_t request_id, std::vector<ReplyPiece> reply) {
+grpc::ByteBuffer ToStreamBytes(uint64_t request_id, Reply reply) {
   std::string head;
   if (request_id != 0) {
     AppendVarint(v1::StreamMatMulResponse::kRequestIdFieldNumber << 3, &head);
     AppendVarint(request_id, &head);
   }
   AppendFieldHead(v1::StreamMatMulResponse::kResponseFieldNumber, BytesOf(reply), &head);
-  std::vector<grpc::Slice> slices;
-  slices.reserve(1 + 2 * reply.size());
-  slices.emplace_back(head);
+  if (reply.empty()) reply.emplace_back();
+  reply.front().head.insert(0, head);
+  Slices slices;
   AppendPieces(std::move(reply), &slices);
   return {slices.data(), slices.size()};
 }

@@ -33,9 +33,9 @@ const v1::MatMulRequest* ReadMatMul(grpc::ByteBuffer* bytes, MatMulBuffers* buff
 const v1::StreamMatMulRequest* ReadStreamMatMul(grpc::ByteBuffer* bytes, MatMulBuffers* buffers);
 
 // A serialized MatMulResponse.
-grpc::ByteBuffer ToBytes(std::vector<ReplyPiece> reply);
+grpc::ByteBuffer ToBytes(Reply reply);
 // A serialized StreamMatMulResponse around it.
-grpc::ByteBuffer ToStreamBytes(uint64_t request_id, std::vector<ReplyPiece> reply);
+grpc::ByteBuffer ToStreamBytes(uint64_t request_id, Reply reply);
 // … or around an error.
 grpc::ByteBuffer ToStreamBytes(uint64_t request_id, const Status& status);
 

@@ -21,9 +21,9 @@ static_assert(static_cast<int>(DataType::kInt2) == v1::DATA_TYPE_INT2);
 static_assert(static_cast<int>(Layout::kKN) == v1::LAYOUT_KN);
 static_assert(static_cast<int>(Layout::kNK) == v1::LAYOUT_NK);
 
-Status EnumUnknown(const char* type, int value, const std::string& field) {
+Status EnumUnknown(const char* type, int value, const FieldPath& field) {
   return Invalid("ENUM_UNKNOWN", field,
-                 field + " = " + std::to_string(value) + " is no value of " + type,
+                 field.Text() + " = " + std::to_string(value) + " is no value of " + type,
                  std::to_string(value));
 }
 
@@ -37,23 +37,23 @@ Status Invalid(std::string reason, std::string field, std::string message, std::
   return status;
 }
 
-Status ReadDataType(v1::DataType value, const std::string& field, DataType* dtype) {
+Status ReadDataType(v1::DataType value, const FieldPath& field, DataType* dtype) {
   if (value == v1::DATA_TYPE_UNSPECIFIED)
-    return Invalid("DTYPE_MISSING", field, field + " is required; a data type is never guessed");
+    return Invalid("DTYPE_MISSING", field, field.Text() + " is required; a data type is never guessed");
   if (!v1::DataType_IsValid(value)) return EnumUnknown("DataType", value, field);
   *dtype = static_cast<DataType>(value);
   return {};
 }
 
-Status ReadLayout(v1::Layout value, const std::string& field, Layout* layout) {
+Status ReadLayout(v1::Layout value, const FieldPath& field, Layout* layout) {
   if (value == v1::LAYOUT_UNSPECIFIED)
-    return Invalid("LAYOUT_MISSING", field, field + " is required: KN or NK; it is never guessed");
+    return Invalid("LAYOUT_MISSING", field, field.Text() + " is required: KN or NK; it is never guessed");
   if (!v1::Layout_IsValid(value)) return EnumUnknown("Layout", value, field);
   *layout = static_cast<Layout>(value);
   return {};
 }
 
-Status ReadOverflow(v1::Overflow value, const std::string& field, Overflow* overflow) {
+Status ReadOverflow(v1::Overflow value, const FieldPath& field, Overflow* overflow) {
   switch (value) {
     case v1::OVERFLOW_UNSPECIFIED:
     case v1::OVERFLOW_SATURATE: *overflow = Overflow::kSaturate; return {};
@@ -63,7 +63,7 @@ Status ReadOverflow(v1::Overflow value, const std::string& field, Overflow* over
   }
 }
 
-Status ReadActivation(v1::Activation value, const std::string& field, Activation* activation) {
+Status ReadActivation(v1::Activation value, const FieldPath& field, Activation* activation) {
   switch (value) {
     case v1::ACTIVATION_UNSPECIFIED:
     case v1::ACTIVATION_NONE: *activation = Activation::kNone; return {};
@@ -77,20 +77,20 @@ bool ScaleInRange(float scale) {
   return magnitude == 0.0f || (magnitude >= 0x1p-47f && magnitude <= 0x1p47f);  // false for NaN
 }
 
-Status ReadScales(const v1::Scales& message, const std::string& field, std::vector<float>* scales) {
+Status ReadScales(const v1::Scales& message, const FieldPath& field, std::vector<float>* scales) {
   const std::string& data = message.data();
   scales->clear();
   if (data.empty()) return {};
   DataType dtype;
-  if (Status status = ReadDataType(message.dtype(), field + ".dtype", &dtype); !status.ok())
+  if (Status status = ReadDataType(message.dtype(), field.Of(".dtype"), &dtype); !status.ok())
     return status;
   if (!IsFloat(dtype))
-    return Invalid("SCALE_DTYPE", field + ".dtype",
+    return Invalid("SCALE_DTYPE", field.Of(".dtype"),
                    "scales are F32, F16 or BF16, not " + std::string(NameOf(dtype)),
                    std::string(NameOf(dtype)));
   const size_t size = static_cast<size_t>(BitsOf(dtype) / 8);
   if (data.size() % size != 0)
-    return Invalid("BYTES_MISMATCH", field + ".data",
+    return Invalid("BYTES_MISMATCH", field.Of(".data"),
                    std::to_string(data.size()) + " bytes are no whole number of " +
                        std::string(NameOf(dtype)) + " scales",
                    std::to_string(data.size()));

@@ -9,10 +9,6 @@ namespace {
 
 std::string Num(int64_t value) { return std::to_string(value); }
 
-std::string At(const char* list, int index, const char* member = "") {
-  return std::string(list) + "[" + std::to_string(index) + "]" + member;
-}
-
 // Sizes come from outside and are multiplied here; 128 bits hold any product of three that were
 // bounded.
 using Wide = __int128;
@@ -23,7 +19,7 @@ constexpr int64_t kMessageBytesMax = INT32_MAX;
 // --- Weights and options. ---
 
 Status FindWeights(const google::protobuf::RepeatedPtrField<std::string>& names,
-                   const WeightStore& store, std::vector<WeightPtr>* weights) {
+                   const WeightStore& store, WeightPtrs* weights) {
   if (names.empty() || names.size() > kWeightsPerCallMax)
     return Invalid("WEIGHT_COUNT", "weights",
                    Num(names.size()) + " weights; a call takes 1 to " + Num(kWeightsPerCallMax),
@@ -31,7 +27,7 @@ Status FindWeights(const google::protobuf::RepeatedPtrField<std::string>& names,
   weights->reserve(static_cast<size_t>(names.size()));
   for (int i = 0; i < names.size(); ++i) {
     std::string_view id;
-    if (Status status = ParseWeightName(names[i], At("weights", i), &id); !status.ok())
+    if (Status status = ParseWeightName(names[i], FieldPath("weights", i), &id); !status.ok())
       return status;
     WeightPtr weight = store.Find(id);
     if (weight == nullptr) return WeightUnknown(id);
@@ -41,7 +37,7 @@ Status FindWeights(const google::protobuf::RepeatedPtrField<std::string>& names,
   for (int i = 1; i < names.size(); ++i) {
     const int64_t other = (*weights)[static_cast<size_t>(i)]->content->spec.k;
     if (other != k)
-      return Invalid("K_MISMATCH", At("weights", i),
+      return Invalid("K_MISMATCH", FieldPath("weights", i),
                      names[i] + " has k = " + Num(other) + ", " + names[0] + " has k = " + Num(k) +
                          "; they must agree",
                      Num(other), Num(k));
@@ -78,7 +74,7 @@ Status ReadOptions(const v1::MatMulOptions& options, bool integer_activations,
 
 // --- Activations. ---
 
-Status ReadActivationType(v1::DataType value, const std::string& field, DataType* dtype) {
+Status ReadActivationType(v1::DataType value, const FieldPath& field, DataType* dtype) {
   if (Status status = ReadDataType(value, field, dtype); !status.ok()) return status;
   if (*dtype == DataType::kInt8 || *dtype == DataType::kUint8 || IsFloat(*dtype)) return {};
   return Invalid(
@@ -109,7 +105,7 @@ int64_t BytesOf(std::span<const ByteSpan> pieces) {
   return bytes;
 }
 
-Status CheckPayload(const std::vector<ByteSpan>& payload, const std::vector<WeightPtr>& weights,
+Status CheckPayload(const Pieces& payload, std::span<const WeightPtr> weights,
                     const ActivationView& view) {
   const int64_t k = weights.front()->content->spec.k;
   if (view.k != k)
@@ -153,7 +149,7 @@ Status CountMismatch(std::string reason, std::string field, int64_t count, int64
 
 Status ReadActivationScales(const v1::ActivationTensor& message, MatMulBuffers* buffers,
                             ActivationView* view) {
-  static const std::string kField = "activations.static_scales.scales";
+  const FieldPath kField("activations.static_scales.scales");
   if (Status status = ReadScales(message.static_scales().scales(), kField, &buffers->scales);
       !status.ok())
     return status;
@@ -163,7 +159,7 @@ Status ReadActivationScales(const v1::ActivationTensor& message, MatMulBuffers* 
   for (size_t i = 0; i < buffers->scales.size(); ++i) {
     const float scale = buffers->scales[i];
     if (!ScaleInRange(scale) || scale == 0.0f)
-      return Invalid("SCALE_RANGE", kField + ".data",
+      return Invalid("SCALE_RANGE", kField.Of(".data"),
                      "activation scale " + std::to_string(i) + " is " + std::to_string(scale) +
                          "; it must be finite and 2^-47 <= |s| <= 2^47",
                      std::to_string(scale), "2^-47 ... 2^47");
@@ -185,7 +181,7 @@ Status ReadZeroPoints(const v1::ActivationTensor& message, MatMulBuffers* buffer
     const int32_t zero_point = message.zero_points(i);
     if (zero_point < low || zero_point > high)
       return Invalid(
-          "ZERO_POINT_RANGE", At("activations.zero_points", i),
+          "ZERO_POINT_RANGE", FieldPath("activations.zero_points", i),
           "zero point " + Num(zero_point) + " is outside " + Num(low) + " ... " + Num(high),
           Num(zero_point), Num(low) + " ... " + Num(high));
   }
@@ -207,48 +203,47 @@ Status CheckInnerDimension(const ActivationView& view) {
       Num(view.k), Num(kInnerMaxWide));
 }
 
-Status ReadActivations(const v1::ActivationTensor& message, const std::vector<WeightPtr>& weights,
+Status ReadActivations(const v1::ActivationTensor& message, std::span<const WeightPtr> weights,
                        Arithmetic arithmetic, MatMulBuffers* buffers, ActivationView* view) {
-  if (Status status = ReadShape(message, view); !status.ok()) return status;
-  if (Status status = CheckPayload(buffers->payload, weights, *view); !status.ok()) return status;
-  Status status = CheckQuantization(message, !IsFloat(view->dtype), arithmetic);
-  if (!status.ok()) return status;
+  if (Status s = ReadShape(message, view); !s.ok()) return s;
+  if (Status s = CheckPayload(buffers->payload, weights, *view); !s.ok()) return s;
+  if (Status s = CheckQuantization(message, !IsFloat(view->dtype), arithmetic); !s.ok()) return s;
   if (message.has_static_scales()) {
-    if (status = ReadActivationScales(message, buffers, view); !status.ok()) return status;
+    if (Status s = ReadActivationScales(message, buffers, view); !s.ok()) return s;
   }
   if (message.has_dynamic()) view->quantization = Quantization::kDynamic;
-  if (status = ReadZeroPoints(message, buffers, view); !status.ok()) return status;
-  if (status = CheckInnerDimension(*view); !status.ok()) return status;
+  if (Status s = ReadZeroPoints(message, buffers, view); !s.ok()) return s;
+  if (Status s = CheckInnerDimension(*view); !s.ok()) return s;
   view->bytes = buffers->payload;
   return {};
 }
 
 // --- Outputs. ---
 
-Status OutputSpecFault(const std::string& field, std::string message) {
+Status OutputSpecFault(const FieldPath& field, std::string message) {
   return Invalid("OUTPUT_SPEC", field, std::move(message));
 }
 
-Status ReadOutputScale(const v1::OutputSpec& message, const std::string& field,
+Status ReadOutputScale(const v1::OutputSpec& message, const FieldPath& field,
                        Epilogue* epilogue) {
   const bool narrow = epilogue->dtype == DataType::kInt8 || epilogue->dtype == DataType::kInt16;
   if (message.has_scale() && !narrow)
-    return OutputSpecFault(field + ".scale", "an output scale is for INT8 and INT16, not " +
+    return OutputSpecFault(field.Of(".scale"), "an output scale is for INT8 and INT16, not " +
                                                  std::string(NameOf(epilogue->dtype)));
   if (message.has_zero_point() && !message.has_scale())
-    return OutputSpecFault(field + ".zero_point", "an output zero point needs an output scale");
+    return OutputSpecFault(field.Of(".zero_point"), "an output zero point needs an output scale");
   if (!message.has_scale()) return {};
   epilogue->scaled = true;
   epilogue->scale = message.scale();
   epilogue->zero_point = message.zero_point();
   if (!ScaleInRange(message.scale()) || message.scale() <= 0.0f)
     return Invalid(
-        "SCALE_RANGE", field + ".scale",
+        "SCALE_RANGE", field.Of(".scale"),
         "output scale " + std::to_string(message.scale()) + " is not within 2^-47 ... 2^47",
         std::to_string(message.scale()), "2^-47 ... 2^47");
   const int32_t top = epilogue->dtype == DataType::kInt8 ? 127 : 32767;
   if (epilogue->zero_point < -top - 1 || epilogue->zero_point > top)
-    return Invalid("ZERO_POINT_RANGE", field + ".zero_point",
+    return Invalid("ZERO_POINT_RANGE", field.Of(".zero_point"),
                    "output zero point " + Num(epilogue->zero_point) + " is outside " +
                        Num(-top - 1) + " ... " + Num(top),
                    Num(epilogue->zero_point), Num(-top - 1) + " ... " + Num(top));
@@ -256,48 +251,50 @@ Status ReadOutputScale(const v1::OutputSpec& message, const std::string& field,
 }
 
 // Raw sums are integers: no float step may be asked of them (docs/numerics.md §3).
-Status CheckRawOutput(const WeightSpec& weight, Arithmetic arithmetic, const std::string& field,
+Status CheckRawOutput(const WeightSpec& weight, Arithmetic arithmetic, const FieldPath& field,
                       const Epilogue& epilogue) {
   if (!epilogue.raw()) return {};
   if (weight.bias_count > 0 && !epilogue.skip_bias)
-    return OutputSpecFault(field + ".skip_bias", "raw sums of a weight with a bias need skip_bias");
+    return OutputSpecFault(field.Of(".skip_bias"), "raw sums of a weight with a bias need skip_bias");
   if (epilogue.activation != Activation::kNone)
-    return OutputSpecFault(field + ".activation", "raw sums take no activation");
+    return OutputSpecFault(field.Of(".activation"), "raw sums take no activation");
   if (weight.group_wise())
-    return OutputSpecFault(field + ".dtype",
+    return OutputSpecFault(field.Of(".dtype"),
                            "a group-wise weight has no raw sums; ask for a float output");
   if (arithmetic == Arithmetic::kW8A32)
-    return OutputSpecFault(field + ".dtype",
+    return OutputSpecFault(field.Of(".dtype"),
                            "W8A32 has no raw sums; ask for a float output or give an output scale");
   return {};
 }
 
 Status ReadOutput(const v1::OutputSpec& message, const WeightSpec& weight, Arithmetic arithmetic,
-                  const std::string& field, Epilogue* epilogue) {
-  if (Status status = ReadDataType(message.dtype(), field + ".dtype", &epilogue->dtype);
+                  const FieldPath& field, Epilogue* epilogue) {
+  if (Status status = ReadDataType(message.dtype(), field.Of(".dtype"), &epilogue->dtype);
       !status.ok())
     return status;
   const DataType dtype = epilogue->dtype;
   if (dtype != DataType::kInt8 && dtype != DataType::kInt16 && dtype != DataType::kInt32 &&
       !IsFloat(dtype))
     return Invalid(
-        "DTYPE", field + ".dtype",
+        "DTYPE", field.Of(".dtype"),
         "outputs are INT32, INT16, INT8, F32, F16 or BF16, not " + std::string(NameOf(dtype)),
         std::string(NameOf(dtype)));
-  Status status = ReadOverflow(message.overflow(), field + ".overflow", &epilogue->overflow);
-  if (!status.ok()) return status;
+  if (Status s = ReadOverflow(message.overflow(), field.Of(".overflow"), &epilogue->overflow);
+      !s.ok())
+    return s;
   if (IsFloat(dtype) && epilogue->overflow != Overflow::kSaturate)
     return OutputSpecFault(
-        field + ".overflow",
+        field.Of(".overflow"),
         "overflow rules are for integer outputs; a float one overflows to infinity");
-  if (status = ReadActivation(message.activation(), field + ".activation", &epilogue->activation);
-      !status.ok())
-    return status;
-  if (status = ReadOutputScale(message, field, epilogue); !status.ok()) return status;
+  if (Status s =
+          ReadActivation(message.activation(), field.Of(".activation"), &epilogue->activation);
+      !s.ok())
+    return s;
+  if (Status s = ReadOutputScale(message, field, epilogue); !s.ok()) return s;
   epilogue->skip_bias = message.skip_bias();
-  if (status = CheckRawOutput(weight, arithmetic, field, *epilogue); !status.ok()) return status;
+  if (Status s = CheckRawOutput(weight, arithmetic, field, *epilogue); !s.ok()) return s;
   if (message.top_k() < 0 || message.top_k() > weight.n)
-    return Invalid("TOP_K", field + ".top_k",
+    return Invalid("TOP_K", field.Of(".top_k"),
                    "top_k = " + Num(message.top_k()) + " is outside 0 ... n = " + Num(weight.n),
                    Num(message.top_k()), Num(weight.n));
   return {};
@@ -316,7 +313,7 @@ Status ReadOutputs(const google::protobuf::RepeatedPtrField<v1::OutputSpec>& mes
     const auto at = static_cast<size_t>(i);
     Status status =
         ReadOutput(messages[i], request->weights[at]->content->spec, request->arithmetic,
-                   At("outputs", i), &request->outputs[at].epilogue);
+                   FieldPath("outputs", i), &request->outputs[at].epilogue);
     if (!status.ok()) return status;
     request->outputs[at].top_k = messages[i].top_k();
   }
@@ -326,20 +323,20 @@ Status ReadOutputs(const google::protobuf::RepeatedPtrField<v1::OutputSpec>& mes
 // --- Chains. ---
 
 // The first step's output is what the second one takes: floats, all of them.
-Status CheckIntermediate(const SegmentOutput& output, const std::string& field) {
+Status CheckIntermediate(const SegmentOutput& output, const FieldPath& field) {
   if (output.epilogue.dtype != DataType::kF32)
-    return OutputSpecFault(field + ".dtype",
+    return OutputSpecFault(field.Of(".dtype"),
                            "a step of a chain that another follows gives F32, not " +
                                std::string(NameOf(output.epilogue.dtype)));
   if (output.top_k > 0)
-    return OutputSpecFault(field + ".top_k", "only the last step of a chain takes top_k");
+    return OutputSpecFault(field.Of(".top_k"), "only the last step of a chain takes top_k");
   return {};
 }
 
 Status ReadLink(const v1::ChainStep& message, const WeightStore& store, int64_t k, int index,
                 ChainLink* link) {
   std::string_view id;
-  const std::string field = At("then", index, ".weight");
+  const FieldPath field("then", index, ".weight");
   if (Status status = ParseWeightName(message.weight(), field, &id); !status.ok()) return status;
   link->weight = store.Find(id);
   if (link->weight == nullptr) return WeightUnknown(id);
@@ -353,10 +350,10 @@ Status ReadLink(const v1::ChainStep& message, const WeightStore& store, int64_t 
     case v1::ARITHMETIC_W8A8: link->arithmetic = Arithmetic::kW8A8; return {};
     case v1::ARITHMETIC_W8A32: link->arithmetic = Arithmetic::kW8A32; return {};
     case v1::ARITHMETIC_UNSPECIFIED:
-      return Invalid("ARITHMETIC_MISSING", At("then", index, ".arithmetic"),
+      return Invalid("ARITHMETIC_MISSING", FieldPath("then", index, ".arithmetic"),
                      "a step takes floats, so it needs W8A8 or W8A32; it is never guessed");
     default:
-      return Invalid("ENUM_UNKNOWN", At("then", index, ".arithmetic"),
+      return Invalid("ENUM_UNKNOWN", FieldPath("then", index, ".arithmetic"),
                      Num(message.arithmetic()) + " is no value of Arithmetic",
                      Num(message.arithmetic()));
   }
@@ -376,14 +373,14 @@ Status ReadChain(const google::protobuf::RepeatedPtrField<v1::ChainStep>& messag
                        " weights; a chain continues on the output of one",
                    Num(static_cast<int64_t>(request->weights.size())), "1");
   SegmentOutput last = request->outputs.front();
-  std::string field = "outputs[0]";
+  FieldPath field("outputs", 0);
   int64_t k = request->weights.front()->content->spec.n;
   for (int i = 0; i < messages.size(); ++i) {
     if (Status status = CheckIntermediate(last, field); !status.ok()) return status;
     request->intermediates.push_back(last.epilogue);
     ChainLink& link = request->then.emplace_back();
     if (Status status = ReadLink(messages[i], store, k, i, &link); !status.ok()) return status;
-    field = At("then", i, ".output");
+    field = FieldPath("then", i, ".output");
     last = {};
     const WeightSpec& spec = link.weight->content->spec;
     Status status = ReadOutput(messages[i].output(), spec, link.arithmetic, field, &last.epilogue);
@@ -401,18 +398,18 @@ Status ParseMatMul(const v1::MatMulRequest& envelope, const WeightStore& weights
                    int64_t reply_bytes_max, MatMulBuffers* buffers, Request* request) {
   ActivationView& view = request->activations;
   const v1::ActivationTensor& activations = envelope.activations();
-  Status status = FindWeights(envelope.weights(), weights, &request->weights);
-  if (!status.ok()) return status;
-  if (status = ReadActivationType(activations.dtype(), "activations.dtype", &view.dtype);
-      !status.ok())
-    return status;
-  if (status = ReadOptions(envelope.options(), !IsFloat(view.dtype), &request->arithmetic);
-      !status.ok())
-    return status;
-  status = ReadActivations(activations, request->weights, request->arithmetic, buffers, &view);
-  if (!status.ok()) return status;
-  if (status = ReadOutputs(envelope.outputs(), request); !status.ok()) return status;
-  if (status = ReadChain(envelope.then(), weights, request); !status.ok()) return status;
+  if (Status s = FindWeights(envelope.weights(), weights, &request->weights); !s.ok()) return s;
+  if (Status s = ReadActivationType(activations.dtype(), "activations.dtype", &view.dtype); !s.ok())
+    return s;
+  if (Status s = ReadOptions(envelope.options(), !IsFloat(view.dtype), &request->arithmetic);
+      !s.ok())
+    return s;
+  if (Status s =
+          ReadActivations(activations, request->weights, request->arithmetic, buffers, &view);
+      !s.ok())
+    return s;
+  if (Status s = ReadOutputs(envelope.outputs(), request); !s.ok()) return s;
+  if (Status s = ReadChain(envelope.then(), weights, request); !s.ok()) return s;
   buffers->device = envelope.options().device();
   buffers->kernel = envelope.options().kernel();
   request->device = buffers->device;
@@ -445,7 +442,7 @@ Status ParseExplain(const v1::ExplainRequest& message, const WeightStore& weight
       Epilogue epilogue;
       const WeightSpec& spec = question->weights[static_cast<size_t>(i)]->content->spec;
       status =
-          ReadOutput(message.outputs(i), spec, question->arithmetic, At("outputs", i), &epilogue);
+          ReadOutput(message.outputs(i), spec, question->arithmetic, FieldPath("outputs", i), &epilogue);
       if (!status.ok()) return status;
     }
   }

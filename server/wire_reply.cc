@@ -54,7 +54,7 @@ void DescribeExecution(const Request& request, size_t i, v1::Execution* executio
   const SegmentOutput& output = request.outputs[i];
   const Weight& weight = WeightOf(request, i);
   const std::string_view kernel = done.kernels[request.then.empty() ? i : request.then.size()];
-  execution->set_weight("weights/" + weight.id);
+  execution->mutable_weight()->assign("weights/").append(weight.id);
   execution->set_digest(weight.content->digest);
   execution->set_generation(weight.content->generation);
   execution->set_device(done.device.data(), done.device.size());
@@ -65,6 +65,27 @@ void DescribeExecution(const Request& request, size_t i, v1::Execution* executio
   execution->set_queue_ns(done.queue_ns);
   execution->set_compute_ns(done.compute_ns);
   execution->set_overflow_count(output.outcome.overflow_count);
+}
+
+// Tags and lengths in front of an output and of its data.
+constexpr size_t kHeadsBytesMax = 32;
+
+// The output without its payload, until the thread's next call: the message and its parts keep their
+// memory from call to call.
+const v1::OutputTensor& DescribeOutput(const Request& request, size_t i,
+                                       const MatMulBuffers& buffers) {
+  thread_local v1::OutputTensor tensor;
+  const SegmentOutput& output = request.outputs[i];
+  tensor.set_dtype(ToWire(output.epilogue.dtype));
+  tensor.clear_shape();
+  tensor.add_shape(request.activations.rows);
+  tensor.add_shape(Columns(request, i));
+  tensor.clear_activation_scales();
+  if (CarriesScales(request, output))
+    WriteScales(request, buffers, tensor.mutable_activation_scales());
+  tensor.mutable_execution()->Clear();
+  DescribeExecution(request, i, tensor.mutable_execution());
+  return tensor;
 }
 
 bool TakeBlock(ReplyPool* pool, int64_t bytes, ReplyPool::Block* block) {
@@ -128,34 +149,27 @@ Status AllocateReply(ReplyPool* pool, Request* request, MatMulBuffers* buffers) 
 }
 
 // Each output is written as its small fields, then the payload: in front of it its tag and length.
-std::vector<ReplyPiece> BuildReply(const Request& request, MatMulBuffers* buffers) {
-  thread_local v1::OutputTensor tensor;  // keeps the memory of its strings from call to call
-  std::vector<ReplyPiece> pieces;
-  pieces.reserve(2 * request.outputs.size());
+Reply BuildReply(const Request& request, MatMulBuffers* buffers) {
+  Reply pieces;
   for (size_t i = 0; i < request.outputs.size(); ++i) {
-    const SegmentOutput& output = request.outputs[i];
     MatMulBuffers::Output& memory = buffers->outputs[i];
-    tensor.Clear();
-    tensor.set_dtype(ToWire(output.epilogue.dtype));
-    tensor.add_shape(request.activations.rows);
-    tensor.add_shape(Columns(request, i));
-    if (CarriesScales(request, output))
-      WriteScales(request, *buffers, tensor.mutable_activation_scales());
-    DescribeExecution(request, i, tensor.mutable_execution());
+    const v1::OutputTensor& tensor = DescribeOutput(request, i, *buffers);
     std::string data_head, indices_head;
     if (memory.data_bytes > 0)
       AppendFieldHead(v1::OutputTensor::kDataFieldNumber, memory.data_bytes, &data_head);
     if (memory.indices_bytes > 0)
       AppendFieldHead(v1::OutputTensor::kIndicesFieldNumber, memory.indices_bytes, &indices_head);
-    const auto payload = static_cast<int64_t>(data_head.size() + indices_head.size()) +
-                         memory.data_bytes + memory.indices_bytes;
-    ReplyPiece& piece = pieces.emplace_back();
+    const size_t fields = tensor.ByteSizeLong();
+    const auto rest = static_cast<int64_t>(fields + data_head.size() + indices_head.size());
+    std::string head;
+    head.reserve(fields + kHeadsBytesMax);
     AppendFieldHead(v1::MatMulResponse::kOutputsFieldNumber,
-                    static_cast<int64_t>(tensor.ByteSizeLong()) + payload, &piece.head);
-    tensor.AppendToString(&piece.head);
-    piece.head += data_head;
-    piece.block = std::move(memory.data);
-    piece.bytes = memory.data_bytes;
+                    rest + memory.data_bytes + memory.indices_bytes, &head);
+    const size_t at = head.size();
+    head.resize(at + fields);
+    tensor.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(&head[at]));
+    head += data_head;
+    pieces.push_back({std::move(head), std::move(memory.data), memory.data_bytes});
     if (memory.indices_bytes > 0)
       pieces.push_back({std::move(indices_head), std::move(memory.indices), memory.indices_bytes});
   }

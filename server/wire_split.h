@@ -15,18 +15,22 @@
 //   2. Of several payload fields the last one counts, as protobuf has it.
 #pragma once
 
+#include <absl/container/inlined_vector.h>
+
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "kernels/matmul.h"
 
 namespace qmatmul {
 
+// The pieces of a message or of a part of it: of a small one, one or two.
+using Pieces = absl::InlinedVector<ByteSpan, 4>;
+
 struct SplitMessage {
-  std::string envelope;           // the message without its payload
-  std::vector<ByteSpan> payload;  // the payload's pieces, in order
+  std::string envelope;  // the message without its payload
+  Pieces payload;        // the payload's pieces, in order
   int64_t payload_bytes = 0;
   bool has_payload = false;
 

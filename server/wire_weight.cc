@@ -88,12 +88,12 @@ bool IsWeightId(std::string_view id) {
   return true;
 }
 
-Status ParseWeightName(const std::string& name, std::string_view field, std::string_view* id) {
+Status ParseWeightName(const std::string& name, const FieldPath& field, std::string_view* id) {
   if (!std::string_view(name).starts_with(kNamePrefix))
-    return Invalid("WEIGHT_ID", std::string(field),
+    return Invalid("WEIGHT_ID", field,
                    "weight name " + Quoted(name) + " must be \"weights/\" and an id", Quoted(name));
   *id = std::string_view(name).substr(kNamePrefix.size());
-  return IsWeightId(*id) ? Status{} : BadId(*id, std::string(field));
+  return IsWeightId(*id) ? Status{} : BadId(*id, field);
 }
 
 Status ParseRegistration(const v1::WeightSpec& message, Registration* registration) {

@@ -78,9 +78,8 @@ Status Engine::Admit(Request* request) {
   return status;
 }
 
-std::vector<int64_t> Engine::Backlogs() const {
-  std::vector<int64_t> backlog_ns;
-  backlog_ns.reserve(executors_.size());
+absl::InlinedVector<int64_t, 8> Engine::Backlogs() const {
+  absl::InlinedVector<int64_t, 8> backlog_ns;
   for (const auto& executor : executors_) backlog_ns.push_back(executor->backlog_ns());
   return backlog_ns;
 }

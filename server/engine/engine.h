@@ -16,6 +16,8 @@
 //   once.
 #pragma once
 
+#include <absl/container/inlined_vector.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -86,7 +88,7 @@ class Engine {
   int64_t queued_rows(size_t device) const { return executors_[device]->queued_rows(); }
 
  private:
-  std::vector<int64_t> Backlogs() const;
+  absl::InlinedVector<int64_t, 8> Backlogs() const;
   void Refuse(Request* request, Status status);
 
   const EngineOptions options_;

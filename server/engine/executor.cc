@@ -1,5 +1,6 @@
 #include "server/engine/executor.h"
 
+#include <absl/container/inlined_vector.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -11,11 +12,17 @@ int64_t OpsOf(int64_t rows, const Weight& weight) {
   return 2 * rows * weight.content->spec.k * weight.content->spec.n;
 }
 
+// Most requests have one or few weights, and most batches of small products few pieces: for those nothing
+// is allocated here.
+constexpr size_t kFewWeights = 4;
+constexpr size_t kFewPieces = 2;
+
+using WeightList = absl::InlinedVector<const Weight*, kFewWeights>;
+
 // The request's weights in the order in which the device names its kernels: side by side, or the
 // steps of a chain.
-std::vector<const Weight*> WeightsOf(const Request& request) {
-  std::vector<const Weight*> weights;
-  weights.reserve(request.weights.size() + request.then.size());
+WeightList WeightsOf(const Request& request) {
+  WeightList weights;
   for (const WeightPtr& weight : request.weights) weights.push_back(weight.get());
   for (const ChainLink& link : request.then) weights.push_back(link.weight.get());
   return weights;
@@ -73,7 +80,8 @@ void Executor::ComputeLoop() {
   while (batcher_.Take(&batch, &finished)) {
     for (Request* request : finished) Expire(*request);
     if (!batch.pieces.empty()) {
-      Run(batch, /*threads_max=*/0, &finished);
+      Run(batch.pieces, /*threads_max=*/0,
+          [&finished](Request* request) { finished.push_back(request); });
       batcher_.Done();
     }
     Answer(&finished);
@@ -88,7 +96,7 @@ void Executor::ComputeLoop() {
 void Executor::Answer(std::vector<Request*>* finished) {
   if (finished->empty()) return;
   if (batcher_.queued() == 0) {
-    CompleteAll(*finished);
+    for (Request* request : *finished) Complete(request);
   } else {
     const std::lock_guard lock(mutex_);
     answers_.insert(answers_.end(), finished->begin(), finished->end());
@@ -106,19 +114,20 @@ void Executor::AnswerLoop() {
       if (answers_.empty()) return;
       answers.swap(answers_);
     }
-    CompleteAll(answers);
+    for (Request* request : answers) Complete(request);
     answers.clear();
   }
 }
 
-void Executor::CompleteAll(const std::vector<Request*>& finished) {
-  for (Request* request : finished) {
-    // An answer that nobody waits for any more is not worth the transport's time.
-    const bool is_dead =
-        request->cancelled.load(std::memory_order_relaxed) || clock_.NowNs() > request->deadline_ns;
-    if (is_dead && request->status.ok()) Expire(*request);
-    request->Complete();
-  }
+void Executor::Complete(Request* request) {
+  // An answer that nobody waits for any more is not worth the transport's time.
+  if (request->status.ok() && IsDead(*request)) Expire(*request);
+  request->Complete();
+}
+
+bool Executor::IsDead(const Request& request) const {
+  if (request.cancelled.load(std::memory_order_relaxed)) return true;
+  return request.deadline_ns != kNoDeadline && clock_.NowNs() > request.deadline_ns;
 }
 
 // A request that failed in an earlier piece keeps its reason.
@@ -132,36 +141,30 @@ void Executor::Expire(Request& request) const {
 }
 
 void Executor::RunNow(Request* request) {
-  const int64_t rows = request->activations.rows;
-  request->rows_left = rows;
-  Batch batch{{{request, 0, rows}}, rows};
-  std::vector<Request*> finished;
-  if (request->cancelled.load(std::memory_order_relaxed) || clock_.NowNs() > request->deadline_ns) {
-    Expire(*request);
-    finished.push_back(request);
-  } else {
-    Run(batch, /*threads_max=*/1, &finished);
-  }
-  CompleteAll(finished);
+  request->rows_left = request->activations.rows;
+  if (IsDead(*request)) return Complete(request);
+  const BatchPiece whole{request, 0, request->activations.rows};
+  Run({&whole, 1}, /*threads_max=*/1, [this](Request* finished) { Complete(finished); });
 }
 
-void Executor::Run(Batch& batch, int threads_max, std::vector<Request*>* finished) {
+void Executor::Run(std::span<const BatchPiece> pieces, int threads_max,
+                   absl::FunctionRef<void(Request*)> finish) {
   const int64_t start_ns = clock_.NowNs();
-  const Request& first = *batch.pieces.front().request;
-  std::vector<std::shared_ptr<const PackedWeight>> weights;
-  weights.reserve(first.weights.size() + first.then.size());
+  const Request& first = *pieces.front().request;
+  absl::InlinedVector<std::shared_ptr<const PackedWeight>, kFewWeights> weights;
   for (const Weight* weight : WeightsOf(first))
     weights.push_back(weight->content->copies()[device_index_]);
-  std::vector<WorkStep> steps(1 + first.then.size());
-  steps[0].weights = std::span(weights).first(first.weights.size());
+  absl::InlinedVector<WorkStep, 1> steps(1 + first.then.size());
+  const std::span<const std::shared_ptr<const PackedWeight>> all(weights);
+  steps[0].weights = all.first(first.weights.size());
   steps[0].arithmetic = first.arithmetic;
   for (size_t i = 0; i < first.then.size(); ++i) {
-    steps[i + 1].weights = std::span(weights).subspan(first.weights.size() + i, 1);
+    steps[i + 1].weights = all.subspan(first.weights.size() + i, 1);
     steps[i + 1].arithmetic = first.then[i].arithmetic;
   }
-  std::vector<RowSegment> segments;
-  segments.reserve(batch.pieces.size());
-  for (const BatchPiece& piece : batch.pieces) {
+  absl::InlinedVector<RowSegment, kFewPieces> segments;
+  segments.reserve(pieces.size());
+  for (const BatchPiece& piece : pieces) {
     RowSegment& segment = segments.emplace_back();
     segment.activations = &piece.request->activations;
     segment.row_begin = piece.row_begin;
@@ -178,17 +181,16 @@ void Executor::Run(Batch& batch, int threads_max, std::vector<Request*>* finishe
 
   RunReport report;
   const Fault fault = device_.Run(work, &report);
-  if (fault.ok()) CountRun(batch, segments, report);
-  for (size_t i = 0; i < segments.size(); ++i)
-    if (Settle(batch.pieces[i], segments[i], fault, report, start_ns))
-      finished->push_back(batch.pieces[i].request);
+  if (fault.ok()) CountRun(first, segments, report);
+  for (size_t i = 0; i < pieces.size(); ++i)
+    if (Settle(pieces[i], segments[i], fault, report, start_ns)) finish(pieces[i].request);
 }
 
-void Executor::CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
+void Executor::CountRun(const Request& first, std::span<const RowSegment> segments,
                         const RunReport& report) {
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.fault.ok() ? segment.rows : 0;
-  const std::vector<const Weight*> weights = WeightsOf(*batch.pieces.front().request);
+  const WeightList weights = WeightsOf(first);
   int64_t all_ops = 0;
   for (const Weight* weight : weights) all_ops += OpsOf(rows, *weight);
   // Weights of several types take several kernels; each is charged its share of the time by its work.

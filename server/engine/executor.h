@@ -16,9 +16,12 @@
 //   2. A cancelled or late request is completed without being computed further.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -53,15 +56,20 @@ class Executor {
  private:
   void ComputeLoop();
   void AnswerLoop();
-  void Run(Batch& batch, int threads_max, std::vector<Request*>* finished);
+  // Computes the pieces, which may share a batch, and gives `finish` each request whose last one was
+  // among them.
+  void Run(std::span<const BatchPiece> pieces, int threads_max,
+           absl::FunctionRef<void(Request*)> finish);
   void Expire(Request& request) const;
-  void CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
+  void CountRun(const Request& first, std::span<const RowSegment> segments,
                 const RunReport& report);
   // Notes what was done for the piece's request; true when that was its last.
   bool Settle(const BatchPiece& piece, const RowSegment& segment, const Fault& fault,
               const RunReport& report, int64_t start_ns);
   void Answer(std::vector<Request*>* finished);
-  void CompleteAll(const std::vector<Request*>& finished);
+  void Complete(Request* request);
+  // Nobody waits for its answer any more.
+  bool IsDead(const Request& request) const;
 
   const size_t device_index_;
   Device& device_;

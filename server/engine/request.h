@@ -15,6 +15,8 @@
 //      request afterwards.
 #pragma once
 
+#include <absl/container/inlined_vector.h>
+
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -77,6 +79,9 @@ struct ChainLink {
   Arithmetic arithmetic = Arithmetic::kW8A8;
 };
 
+// Most requests have one weight: for those its lists are not allocated.
+using WeightPtrs = absl::InlinedVector<WeightPtr, 1>;
+
 inline constexpr int64_t kNoDeadline = std::numeric_limits<int64_t>::max();
 
 class Request {
@@ -90,9 +95,9 @@ class Request {
   virtual void Complete() = 0;
 
   // --- What is asked. ---
-  std::vector<WeightPtr> weights;  // 1 … 16, sharing K
+  WeightPtrs weights;  // 1 … 16, sharing K
   ActivationView activations;
-  std::vector<SegmentOutput> outputs;  // one per weight; of a chain, one, of its last step
+  absl::InlinedVector<SegmentOutput, 1> outputs;  // one per weight; of a chain, one, of its last step
   std::vector<ChainLink> then;
   std::vector<Epilogue> intermediates;  // of each step of a chain but the last
   std::span<float> scales_used;         // dynamic quantization: room for [rows], or empty

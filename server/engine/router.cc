@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 namespace qmatmul {
 namespace {
@@ -116,15 +117,22 @@ Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_
   if (!query.kernel.empty()) {
     if (Status status = CheckKernel(query, &forced); !status.ok()) return status;
   }
+  const auto done_ns = [&](size_t d) {
+    return PredictNs(d, query, query.rows, 0) + backlog_ns[d];
+  };
   size_t best = kNoDevice;
-  int64_t best_ns = 0;
-  const int64_t rows = query.rows;
+  std::optional<int64_t> best_ns;  // predicted only where there is something to compare with
   for (size_t d = 0; d < devices_.size(); ++d) {
     if ((forced != kNoDevice && d != forced) || !Fits(d, query.device) || !HoldsAll(d, query))
       continue;
-    const int64_t ns = PredictNs(d, query, rows, 0);
+    if (best == kNoDevice) {
+      best = d;
+      continue;
+    }
+    if (!best_ns) best_ns = done_ns(best);
+    const int64_t ns = done_ns(d);
     // Ties go to the first: the CPU, which needs no transfer.
-    if (best != kNoDevice && ns + backlog_ns[d] >= best_ns + backlog_ns[best]) continue;
+    if (ns >= *best_ns) continue;
     best = d;
     best_ns = ns;
   }
@@ -132,10 +140,9 @@ Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_
     return {Code::kFailedPrecondition, "DEVICE_ABSENT",
             "no device that fits holds all weights of this request", "options.device"};
   route->device = best;
-  route->predicted_ns = best_ns;
   // A lane computes here and now only where a Run needs no hand-off of its own: on the CPU.
-  route->runs_inline = devices_[best]->info().kind == "cpu" && best_ns <= inline_ns_max_ &&
-                       PredictNs(best, query, rows, 1) <= inline_ns_max_;
+  route->runs_inline = devices_[best]->info().kind == "cpu" &&
+                       PredictNs(best, query, query.rows, 1) <= inline_ns_max_;
   return {};
 }
 

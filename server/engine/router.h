@@ -34,7 +34,6 @@ RouteQuery QueryOf(const Request& request);
 
 struct Route {
   size_t device = 0;         // index
-  int64_t predicted_ns = 0;  // on the device's whole team
   bool runs_inline = false;  // on the caller's thread, alone
 };
 
