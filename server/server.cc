@@ -25,6 +25,9 @@ namespace {
 constexpr auto kTick = std::chrono::seconds(1);
 constexpr auto kQuietPoll = std::chrono::milliseconds(2);
 constexpr int kQuietPolls = 25;
+// More than the batch that runs and a round trip in a data centre take.
+constexpr auto kHoldBefore = std::chrono::milliseconds(30);
+constexpr auto kHoldAfter = std::chrono::milliseconds(10);
 constexpr const char* kServiceNames[] = {"qmatmul.v1.WeightService", "qmatmul.v1.MatMulService",
                                          "qmatmul.v1.InfoService", "qmatmul.v1.AdminService"};
 
@@ -224,7 +227,14 @@ bool Server::Shutdown() {
   // Shutdown sends GOAWAY, refuses new calls, and waits for all that are open. Health watches are
   // open for as long as their client likes, so it waits on a thread of its own while we wait for
   // our calls.
+  // gRPC resets a call that arrives between Shutdown and the client's reading of GOAWAY before any handler
+  // sees it. So what arrives just before is kept waiting until Shutdown is through: a client that sends its
+  // next call when it has an answer has nothing on the way then.
+  parts.engine.Hold(true);
+  std::this_thread::sleep_for(kHoldBefore);
   std::thread drain([&] { parts.grpc->Shutdown(deadline); });
+  std::this_thread::sleep_for(kHoldAfter);
+  parts.engine.Hold(false);
   const bool complete = AwaitCalls(deadline);
   parts.engine.Stop();
   parts.loader.Stop();

@@ -39,7 +39,8 @@ Status Invalid(std::string reason, std::string field, std::string message, std::
 
 Status ReadDataType(v1::DataType value, const FieldPath& field, DataType* dtype) {
   if (value == v1::DATA_TYPE_UNSPECIFIED)
-    return Invalid("DTYPE_MISSING", field, field.Text() + " is required; a data type is never guessed");
+    return Invalid("DTYPE_MISSING", field,
+                   field.Text() + " is required; a data type is never guessed");
   if (!v1::DataType_IsValid(value)) return EnumUnknown("DataType", value, field);
   *dtype = static_cast<DataType>(value);
   return {};
@@ -47,7 +48,8 @@ Status ReadDataType(v1::DataType value, const FieldPath& field, DataType* dtype)
 
 Status ReadLayout(v1::Layout value, const FieldPath& field, Layout* layout) {
   if (value == v1::LAYOUT_UNSPECIFIED)
-    return Invalid("LAYOUT_MISSING", field, field.Text() + " is required: KN or NK; it is never guessed");
+    return Invalid("LAYOUT_MISSING", field,
+                   field.Text() + " is required: KN or NK; it is never guessed");
   if (!v1::Layout_IsValid(value)) return EnumUnknown("Layout", value, field);
   *layout = static_cast<Layout>(value);
   return {};

@@ -224,12 +224,11 @@ Status OutputSpecFault(const FieldPath& field, std::string message) {
   return Invalid("OUTPUT_SPEC", field, std::move(message));
 }
 
-Status ReadOutputScale(const v1::OutputSpec& message, const FieldPath& field,
-                       Epilogue* epilogue) {
+Status ReadOutputScale(const v1::OutputSpec& message, const FieldPath& field, Epilogue* epilogue) {
   const bool narrow = epilogue->dtype == DataType::kInt8 || epilogue->dtype == DataType::kInt16;
   if (message.has_scale() && !narrow)
     return OutputSpecFault(field.Of(".scale"), "an output scale is for INT8 and INT16, not " +
-                                                 std::string(NameOf(epilogue->dtype)));
+                                                   std::string(NameOf(epilogue->dtype)));
   if (message.has_zero_point() && !message.has_scale())
     return OutputSpecFault(field.Of(".zero_point"), "an output zero point needs an output scale");
   if (!message.has_scale()) return {};
@@ -255,7 +254,8 @@ Status CheckRawOutput(const WeightSpec& weight, Arithmetic arithmetic, const Fie
                       const Epilogue& epilogue) {
   if (!epilogue.raw()) return {};
   if (weight.bias_count > 0 && !epilogue.skip_bias)
-    return OutputSpecFault(field.Of(".skip_bias"), "raw sums of a weight with a bias need skip_bias");
+    return OutputSpecFault(field.Of(".skip_bias"),
+                           "raw sums of a weight with a bias need skip_bias");
   if (epilogue.activation != Activation::kNone)
     return OutputSpecFault(field.Of(".activation"), "raw sums take no activation");
   if (weight.group_wise())
@@ -441,8 +441,8 @@ Status ParseExplain(const v1::ExplainRequest& message, const WeightStore& weight
     for (int i = 0; i < message.outputs_size(); ++i) {
       Epilogue epilogue;
       const WeightSpec& spec = question->weights[static_cast<size_t>(i)]->content->spec;
-      status =
-          ReadOutput(message.outputs(i), spec, question->arithmetic, FieldPath("outputs", i), &epilogue);
+      status = ReadOutput(message.outputs(i), spec, question->arithmetic, FieldPath("outputs", i),
+                          &epilogue);
       if (!status.ok()) return status;
     }
   }

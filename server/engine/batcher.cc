@@ -164,7 +164,7 @@ bool Batcher::Take(Batch* batch, std::vector<Request*>* dropped) {
   batch->pieces.clear();
   batch->rows = 0;
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] { return stopped_ || !turns_.empty(); });
+  wake_.wait(lock, [this] { return stopped_ || (!held_ && !turns_.empty()); });
   if (turns_.empty()) return false;
   for (int64_t now = clock_.NowNs(); GathersOn(*turns_.front(), now); now = clock_.NowNs()) {
     const int64_t left_ns = turns_.front()->oldest_ns + limits_.delay_ns_max - now;
@@ -189,6 +189,14 @@ void Batcher::Done() {
   const std::lock_guard lock(mutex_);
   backlog_ns_.fetch_sub(running_ns_, std::memory_order_relaxed);
   running_ns_ = 0;
+}
+
+void Batcher::Hold(bool held) {
+  {
+    const std::lock_guard lock(mutex_);
+    held_ = held;
+  }
+  wake_.notify_all();
 }
 
 void Batcher::Stop() {

@@ -76,6 +76,8 @@ class Batcher {
   bool Take(Batch* batch, std::vector<Request*>* dropped);
   // The batch that Take returned last has been computed.
   void Done();
+  // While held, what comes is taken in and waits; Take blocks, until Stop at the latest.
+  void Hold(bool held);
   // Refuses what comes; Take hands out the rest.
   void Stop();
 
@@ -133,6 +135,7 @@ class Batcher {
   std::deque<Group*> turns_;  // groups with requests, the next one first
   int64_t running_ns_ = 0;
   int64_t small_seen_ns_ = INT64_MIN / 2;  // when a small request last came
+  bool held_ = false;
   bool stopped_ = false;
 };
 

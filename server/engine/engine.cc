@@ -51,6 +51,11 @@ Engine::Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions
 
 Engine::~Engine() { Stop(); }
 
+void Engine::Hold(bool held) {
+  held_.store(held, std::memory_order_relaxed);
+  for (const auto& executor : executors_) executor->Hold(held);
+}
+
 void Engine::Stop() {
   stopped_.store(true, std::memory_order_relaxed);
   for (const auto& executor : executors_) executor->Stop();
@@ -100,7 +105,7 @@ void Engine::Submit(Request* request) {
     request->Complete();
     return;
   }
-  if (route.runs_inline) {
+  if (route.runs_inline && !held_.load(std::memory_order_relaxed)) {
     metrics_->Add(Counter::kInlineRuns);
     executor.RunNow(request);
     return;

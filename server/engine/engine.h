@@ -73,6 +73,8 @@ class Engine {
   // complete it too.
   void Submit(Request* request);
   Status Explain(const RouteQuery& query, Plan* plan) const;
+  // While held, requests are taken in and nothing new is computed.
+  void Hold(bool held);
   // Refuses what comes, computes what is queued, ends the threads.
   void Stop();
 
@@ -99,6 +101,7 @@ class Engine {
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<Router> router_;
   Admission::Gauge gauge_;
+  std::atomic<bool> held_{false};
   std::atomic<bool> stopped_{false};
   std::vector<std::unique_ptr<Executor>> executors_;  // last: they use all of the above
 };

@@ -45,6 +45,7 @@ class Executor {
   Status Submit(Request* request) { return batcher_.Push(request); }
   // Computes on this thread, alone, and completes the request.
   void RunNow(Request* request);
+  void Hold(bool held) { batcher_.Hold(held); }
   // Computes what is queued, then ends the threads.
   void Stop();
 

@@ -97,7 +97,8 @@ class Request {
   // --- What is asked. ---
   WeightPtrs weights;  // 1 … 16, sharing K
   ActivationView activations;
-  absl::InlinedVector<SegmentOutput, 1> outputs;  // one per weight; of a chain, one, of its last step
+  absl::InlinedVector<SegmentOutput, 1>
+      outputs;  // one per weight; of a chain, one, of its last step
   std::vector<ChainLink> then;
   std::vector<Epilogue> intermediates;  // of each step of a chain but the last
   std::span<float> scales_used;         // dynamic quantization: room for [rows], or empty

@@ -117,9 +117,7 @@ Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_
   if (!query.kernel.empty()) {
     if (Status status = CheckKernel(query, &forced); !status.ok()) return status;
   }
-  const auto done_ns = [&](size_t d) {
-    return PredictNs(d, query, query.rows, 0) + backlog_ns[d];
-  };
+  const auto done_ns = [&](size_t d) { return PredictNs(d, query, query.rows, 0) + backlog_ns[d]; };
   size_t best = kNoDevice;
   std::optional<int64_t> best_ns;  // predicted only where there is something to compare with
   for (size_t d = 0; d < devices_.size(); ++d) {

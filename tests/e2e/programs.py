@@ -1,17 +1,15 @@
 """The programs under test and those that drive them: started, asked and stopped. Nothing outlives Server.stop."""
 import json
 import os
-import re
-import signal
 import socket
 import subprocess
+import sys
 import time
-import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.path.join(ROOT, "build", "release", "bin")
-START_S_MAX = 20
-STOP_S_MAX = 40
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+from server_process import ServerProcess  # noqa: E402
 
 
 def free_ports(count: int) -> list[int]:
@@ -27,57 +25,15 @@ def run(*command: str, stdin: bytes = b"", timeout: float = 120) -> subprocess.C
     return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout)
 
 
-class Server:
+class Server(ServerProcess):
     """A qmatmul-server of its own on free loopback ports."""
 
     def __init__(self, log_path: str):
-        self.port, self.http_port = free_ports(2)
-        self.address = f"127.0.0.1:{self.port}"
-        self.log_path = log_path
-        with open(log_path, "wb") as log:
-            self.process = subprocess.Popen(
-                [os.path.join(BIN, "qmatmul-server"), "--listen", self.address, "--http-listen",
-                 f"127.0.0.1:{self.http_port}"], stdout=log, stderr=log)
-        done = run(os.path.join(BIN, "qmatmul"), "health", "--server", self.address, "--wait", str(START_S_MAX))
-        if done.returncode != 0:
-            self.stop()
-            raise AssertionError(f"the server did not come up in {START_S_MAX} s: {self.log()[-2000:]}")
-
-    def log(self) -> str:
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            return log.read()
+        super().__init__([os.path.join(BIN, "qmatmul-server"), "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"],
+                         log_path)
 
     def qmatmul(self, *words: str) -> subprocess.CompletedProcess:
         return run(os.path.join(BIN, "qmatmul"), *words, "--server", self.address)
-
-    def metrics(self) -> dict[str, float]:
-        """Each sample by its name, labels and all."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=10) as page:
-            return parse_metrics(page.read().decode())
-
-    def stop(self) -> int:
-        """SIGTERM, then the exit status; a server that does not go in time is killed and gives -9."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
-
-
-def parse_metrics(text: str) -> dict[str, float]:
-    samples = {}
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            name, value = line.rsplit(" ", 1)
-            samples[name] = float(value)
-    return samples
-
-
-def total(samples: dict[str, float], name: str, label: str = "") -> float:
-    """Sum over the labels of one metric; with `label`, over those that have it."""
-    return sum(value for key, value in samples.items() if re.fullmatch(name + r"(\{.*\})?", key) and label in key)
 
 
 def wait_for(what: str, ask, seconds: float):

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "tests/engine/engine_fixture.h"
@@ -232,6 +233,27 @@ TEST(Batcher, ADelayWaitsForMoreAndNoLonger) {
   ASSERT_TRUE(b.batcher.Push(three.get()).ok());
   b.f.clock.Advance(limits.delay_ns_max);
   EXPECT_EQ(b.Take().size(), 1u);
+}
+
+TEST(Batcher, HeldRequestsWaitUntilReleasedOrStopped) {
+  BatcherFixture b;
+  const auto one = Rows(b.w, 1), two = Rows(b.w, 1);
+  std::atomic<bool> released{false};
+  b.batcher.Hold(true);
+  ASSERT_TRUE(b.batcher.Push(one.get()).ok());
+  std::thread taker([&] {
+    EXPECT_EQ(b.Take().size(), 2u) << "what came while held is taken in";
+    EXPECT_TRUE(released);
+  });
+  ASSERT_TRUE(b.batcher.Push(two.get()).ok());
+  released = true;
+  b.batcher.Hold(false);
+  taker.join();
+  const auto last = Rows(b.w, 1);
+  b.batcher.Hold(true);
+  ASSERT_TRUE(b.batcher.Push(last.get()).ok());
+  b.batcher.Stop();
+  EXPECT_EQ(b.Take().size(), 1u) << "a stop hands out what is held";
 }
 
 TEST(Batcher, StopHandsOutTheRestAndRefusesMore) {

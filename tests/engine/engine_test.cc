@@ -266,6 +266,20 @@ TEST(Engine, AnAnswerThatComesTooLateIsNotSent) {
   EXPECT_EQ(f.engine->metrics().Read().at(Counter::kExpired), 2);
 }
 
+TEST(Engine, WhatIsHeldIsComputedOnRelease) {
+  EngineFixture f;
+  const WeightPtr weight = f.Weight("w");
+  f.device->predicted_ns = kShortNs;  // would run inline
+  TestRequest held(weight, 1);
+  f.engine->Hold(true);
+  ASSERT_TRUE(f.Send(&held).ok());
+  EXPECT_EQ(f.engine->queued(0), 1);
+  EXPECT_EQ(held.completions(), 0);
+  f.engine->Hold(false);
+  held.Await();
+  EXPECT_TRUE(held.status.ok()) << held.status.message;
+}
+
 TEST(Engine, StopComputesWhatIsQueuedAndRefusesTheRest) {
   EngineFixture f;
   const WeightPtr weight = f.Weight("w");

@@ -11,68 +11,18 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
-import time
-import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-STOP_S_MAX = 60
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+from server_process import ServerProcess  # noqa: E402
+
 CORES = len(os.sched_getaffinity(0))
 
 
 class NotAvailable(Exception):
     """What a figure needs is not there: a feature of the server, or a tool of the machine."""
-
-
-class Process:
-    """A server of ours from its ready line to its end. `address` is the first it serves on."""
-
-    def __init__(self, words, log_path):
-        self.log_path = log_path
-        self.name = os.path.basename(words[0])
-        with open(log_path, "wb") as log:
-            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
-        line = self.process.stdout.readline()
-        addresses = re.search(r"ready grpc=(\S+)", line)
-        if not addresses:
-            self.process.wait(STOP_S_MAX)
-            raise NotAvailable(f"{self.name} did not start: {self.log().strip()[-300:] or line}")
-        self.address = addresses[1].split(",")[0]
-        http = re.search(r"http=(\S+)", line)
-        self.http = http[1] if http else None
-        self.socket = None  # a unix socket's address, where one was asked for
-
-    def log(self) -> str:
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            return log.read()
-
-    def cpu_s(self) -> float:
-        """User and system time of all its threads so far, by the clock that Linux keeps for a process."""
-        return time.clock_gettime((~self.process.pid << 3) | 2)
-
-    def memory_bytes(self, field="VmRSS") -> int:
-        """VmRSS now, or VmHWM: the most it ever was."""
-        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
-            kib, = re.findall(rf"^{field}:\s+(\d+) kB", status.read(), re.M)
-        return int(kib) * 1024
-
-    def metrics(self) -> dict:
-        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as page:
-            lines = page.read().decode().splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line and line[0] != "#")}
-
-    def metric(self, name: str) -> float:
-        """Sum over its labels; 0 when there is none."""
-        return sum(v for key, v in self.metrics().items() if re.fullmatch(re.escape(name) + r"(\{.*\})?", key))
-
-    def stop(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
 
 
 class Machine:
@@ -101,13 +51,13 @@ class Machine:
             raise NotAvailable(f"{path} is not built: cmake --build --preset release --target {name}")
         return path
 
-    def _start(self, words) -> Process:
-        process = Process(words, self.path(f"log-{len(self.started)}.txt"))
+    def _start(self, words) -> ServerProcess:
+        process = ServerProcess(words, self.path(f"log-{len(self.started)}.txt"))
         self.started.append(process)
         return process
 
-    def server(self, *flags: str, unix: bool = False, under=()) -> Process:
-        """A qmatmul-server; `under` are words that run it (callgrind)."""
+    def server(self, *flags: str, unix: bool = False, under=()) -> ServerProcess:
+        """A qmatmul-server; `under` are words that run it (callgrind). With `unix` it has a `socket` too."""
         socket = f"unix:{self.path(f'socket-{len(self.started)}')}"
         listen = f"127.0.0.1:0,{socket}" if unix else "127.0.0.1:0"
         # One calibration for all: a server that measured anew could choose another kernel.
@@ -125,7 +75,7 @@ class Machine:
         if not self.has_option(name):
             raise NotAvailable(f"this qmatmul-server has no option {name}")
 
-    def echo(self) -> Process:
+    def echo(self) -> ServerProcess:
         return self._start([self.program("echo_server")])
 
     def _json_lines(self, words, timeout: float) -> list:
@@ -148,7 +98,7 @@ class Machine:
         line, = self._json_lines([self.program("load_probe"), address, call, str(load), str(seconds)], 300)
         return line
 
-    def register(self, process: Process, weight: str, k: int, n: int) -> str:
+    def register(self, process: ServerProcess, weight: str, k: int, n: int) -> str:
         """A random int8 weight [k, n] on that server; the same name and shape are the same numbers on each."""
         path = self.path(f"{weight}-{k}x{n}.npy")
         if not os.path.exists(path):

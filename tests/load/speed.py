@@ -4,6 +4,7 @@ import statistics
 from machine import CORES, clean, interleaved, ratio
 
 IN_FLIGHT = 32
+TEAM = ("q-.*", "qmm-team-.*")  # the names of the threads that compute
 
 
 def median(values):
@@ -30,19 +31,22 @@ def server_cpu(machine):
     """Server CPU of a call beyond the kernel over that of an echo of the same bytes: M=1, 4096x4096, 32 in flight"""
     server, echo = machine.server(), machine.echo()
     weight = machine.register(server, "w", 4096, 4096)
-    sizes, kernel = [], []
+    sizes, kernel, others = [], [], []
 
     def matmul():
-        cpu, rows, runs = server.cpu_s(), server.metric("qmatmul_rows_total"), server.metric("qmatmul_runs_total")
+        cpu, team = server.cpu_s(), server.thread_cpu_s(*TEAM)
+        rows, runs = server.metric("qmatmul_rows_total"), server.metric("qmatmul_runs_total")
         run = clean(machine.bench(server.address, "--weight", weight, "--rows", 1, "--concurrency", IN_FLIGHT,
                                   "--seconds", machine.seconds()))
         rows = server.metric("qmatmul_rows_total") - rows
         batch = max(1, round(rows / (server.metric("qmatmul_runs_total") - runs)))
         sizes.append((round(run["request_bytes_mean"]), round(run["reply_bytes_mean"])))
+        cpu, team = server.cpu_s() - cpu, server.thread_cpu_s(*TEAM) - team
+        others.append((cpu - team) * 1e6 / rows)
         # CPU time of the whole team, of a batch of the size that was seen, a row: on cores that share caches
         # and memory two threads take more of it than one.
-        kernel.append(machine.kernel_us(batch, 4096, 4096, threads=CORES) * CORES / batch)
-        return (server.cpu_s() - cpu) * 1e6 / rows - kernel[-1]
+        kernel.append(machine.kernel_us(batch, 4096, 4096, threads=CORES, fresh=True) * CORES / batch)
+        return cpu * 1e6 / rows - kernel[-1]
 
     def echoed():
         cpu = echo.cpu_s()
@@ -51,7 +55,8 @@ def server_cpu(machine):
 
     values = interleaved(machine, beyond_kernel=matmul, echo=echoed)
     yield "server_cpu_beyond_kernel", ratio(values, "beyond_kernel", "echo"), "<= 1.5", {
-        "us": rounded(values), "kernel_us_a_row": [round(us, 1) for us in kernel], "bytes": sizes[-1]}
+        "us": rounded(values), "kernel_us_a_row": [round(us, 1) for us in kernel], "bytes": sizes[-1],
+        "us_of_threads_that_do_not_compute": [round(us, 1) for us in others]}
 
 
 def stream(machine):

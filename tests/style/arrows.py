@@ -14,9 +14,9 @@ class Rule(NamedTuple):
     why: str
 
 
-# Headers of the service's libraries, which the kernels library and the engine must not know.
-_RPC = r"grpc|google/|absl/|.*\.pb\.h"
-_SERVICE_LIBRARIES = _RPC + r"|spdlog|prometheus|nlohmann|fmt/|openssl"
+# Headers of the service's libraries, which the kernels library must not know; the engine may use Abseil.
+_RPC = r"grpc|google/|.*\.pb\.h"
+_SERVICE_LIBRARIES = _RPC + r"|absl/|spdlog|prometheus|nlohmann|fmt/|openssl"
 
 RULES = [
     Rule(r"kernels/reference\.(h|cc)", r"kernels/(reference|matmul)\.h", _SERVICE_LIBRARIES + r"|.*intrin\.h",
@@ -35,7 +35,7 @@ RULES = [
     Rule(r"server/engine/.*", r"server/engine/.*|kernels/[a-z_]+\.h", _RPC,
          "the engine knows neither RPC nor protobuf, and devices only by kernels/device.h"),
     Rule(r"server/wire\w*\.(h|cc)",
-         r"server/(wire\w*|status\w*|options|limits|reply\w*|buffer\w*|grpc_status)\.h|server/engine/.*"
+         r"server/(wire\w*|field_path|status\w*|options|limits|reply\w*|buffer\w*|grpc_status)\.h|server/engine/.*"
          r"|kernels/(matmul|device|half)\.h|qmatmul/.*|google/.*", r"spdlog.*|prometheus.*",
          "wire turns bytes into views; it neither serves nor logs"),
     Rule(r"server/.*", r"server/.*|kernels/[a-z_]+\.h|qmatmul/.*|google/.*|grpc/.*", r"kernels/[a-z]+/.*",
