@@ -26,6 +26,12 @@ void Demand(const Fault& fault) {
   std::exit(1);
 }
 
+double Median(std::vector<double> values) {
+  const auto middle = values.begin() + std::ptrdiff_t(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
 // The int8 values as they are, or as floats that quantize back to about themselves.
 std::vector<std::byte> Encode(std::span<const int8_t> values, DataType dtype) {
   const size_t size = size_t(BitsOf(dtype) / 8);
@@ -106,9 +112,14 @@ double OwnProduct::Run(int count) {
   return double(BenchClockNs(threads) - start) / count;
 }
 
+double Contender::RatioOf(const Contender& other) const {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < rounds_ns.size(); ++i) ratios.push_back(other.rounds_ns[i] / rounds_ns[i]);
+  return Median(std::move(ratios));
+}
+
 void Compete(std::vector<Contender>* contenders, int rounds, double seconds) {
   std::vector<int> inner;
-  std::vector<std::vector<double>> times(contenders->size());
   for (Contender& c : *contenders) {
     c.run(1);
     inner.push_back(std::clamp(static_cast<int>(3e6 / std::max(1.0, c.run(1))), 1, 1000));  // ~3 ms
@@ -116,11 +127,10 @@ void Compete(std::vector<Contender>* contenders, int rounds, double seconds) {
   const double end = Seconds() + seconds;
   for (int round = 0; round < rounds && (round < 5 || Seconds() < end); ++round)
     for (size_t i = 0; i < contenders->size(); ++i)
-      times[i].push_back((*contenders)[i].run(inner[i]));
-  for (size_t i = 0; i < contenders->size(); ++i) {
-    std::sort(times[i].begin(), times[i].end());
-    (*contenders)[i].median_ns = times[i][times[i].size() / 2];
-    (*contenders)[i].best_ns = times[i][0];
+      (*contenders)[i].rounds_ns.push_back((*contenders)[i].run(inner[i]));
+  for (Contender& c : *contenders) {
+    c.median_ns = Median(c.rounds_ns);
+    c.best_ns = *std::min_element(c.rounds_ns.begin(), c.rounds_ns.end());
   }
 }
 
@@ -172,34 +182,48 @@ int64_t CountWrong(const Problem& p, std::span<const int32_t> result) {
   return wrong;
 }
 
-double ProbeGops(const std::string& kernel) {
-  constexpr int64_t kLines = 128, kRepeats = 200;
-  for (const cpu::MicroKernel* k : cpu::MicroKernels()) {
-    if (kernel != k->name) continue;
-    const int panels = k->nr / 16;
-    alignas(64) static std::byte strip[64 * 1024], panel[64 * 1024], sums[16 * 1024];
-    cpu::TileArgs t{};
-    t.strip = strip;
-    t.panel = reinterpret_cast<uint8_t*>(panel);
-    t.panel_stride = kLines * 64;
-    t.lines = kLines;
-    t.c = sums;
-    t.ldc = k->nr;
-    t.rows = k->mr;
-    t.panels = panels;
-    t.prefetch = t.panel;
-    std::vector<double> rates;
-    for (int i = 0; i < 25; ++i) {
-      const int64_t start = BenchClockNs(1);
-      for (int64_t j = 0; j < kRepeats; ++j) k->run(t);
-      const double macs = double(kRepeats) * double(kLines * 64 * k->mr * panels);
-      rates.push_back(2 * macs / double(BenchClockNs(1) - start));
-    }
-    if (k->release != nullptr) k->release();
-    std::nth_element(rates.begin(), rates.begin() + 12, rates.end());
-    return rates[12];
+constexpr int64_t kProbeLines = 128, kProbeRepeats = 200;
+
+struct Probe::Parts {
+  alignas(64) std::byte strip[64 * 1024] = {};
+  alignas(64) std::byte panel[64 * 1024] = {};
+  alignas(64) std::byte sums[16 * 1024] = {};
+  const cpu::MicroKernel* kernel = nullptr;
+  cpu::TileArgs tile{};
+};
+
+Probe::Probe(std::string_view kernel) : parts_(std::make_unique<Parts>()) {
+  for (const cpu::MicroKernel* k : cpu::MicroKernels())
+    if (kernel == k->name) parts_->kernel = k;
+  if (parts_->kernel == nullptr) {
+    std::fprintf(stderr, "kernels_bench: no kernel is named %s\n", std::string(kernel).c_str());
+    std::exit(1);
   }
-  return 0;
+  cpu::TileArgs& t = parts_->tile;
+  t.strip = parts_->strip;
+  t.panel = reinterpret_cast<uint8_t*>(parts_->panel);
+  t.panel_stride = kProbeLines * 64;
+  t.lines = kProbeLines;
+  t.c = parts_->sums;
+  t.ldc = parts_->kernel->nr;
+  t.rows = parts_->kernel->mr;
+  t.panels = parts_->kernel->nr / 16;
+  t.prefetch = t.panel;
+}
+
+Probe::~Probe() = default;
+
+double Probe::ops() const {
+  return 2.0 * double(kProbeRepeats * kProbeLines * 64) * parts_->tile.rows * parts_->tile.panels;
+}
+
+double Probe::Run(int count) {
+  const cpu::MicroKernel& kernel = *parts_->kernel;
+  const int64_t start = BenchClockNs(1);
+  for (int64_t i = 0; i < count * kProbeRepeats; ++i) kernel.run(parts_->tile);
+  const double ns = double(BenchClockNs(1) - start) / count;
+  if (kernel.release != nullptr) kernel.release();
+  return ns;
 }
 
 }  // namespace qmatmul::bench

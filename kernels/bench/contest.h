@@ -42,8 +42,12 @@ class OwnProduct {
 struct Contender {
   std::string name;
   std::function<double(int count)> run;  // nanoseconds of one of `count` products
+  std::vector<double> rounds_ns = {};         // one of each round
   double median_ns = 0;
   double best_ns = 0;
+
+  // The median of `other`'s time over this one's, round by round: a slow moment of the machine is in both.
+  double RatioOf(const Contender& other) const;
 };
 
 // Fills the times. At least `rounds` rounds, at most about `seconds` in all.
@@ -53,8 +57,19 @@ void Compete(std::vector<Contender>* contenders, int rounds, double seconds);
 // k * n bytes of a file ("file:PATH").
 std::vector<int8_t> MakeWeight(const std::string& distribution, int64_t k, int64_t n);
 
-// GOPS of a kernel's full tile on data in L1, on one thread: what its loop can do at best.
-double ProbeGops(const std::string& kernel);
+// A kernel's full tile on data in L1, on one thread: what its loop can do at best.
+class Probe {
+ public:
+  explicit Probe(std::string_view kernel);
+  ~Probe();
+  // `count` times so many operations; nanoseconds of one time.
+  double Run(int count);
+  double ops() const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
 
 // How many of a sample of elements of `result` differ from the exact sums.
 int64_t CountWrong(const Problem& problem, std::span<const int32_t> result);

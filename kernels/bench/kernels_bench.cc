@@ -149,9 +149,9 @@ struct Measured {
   int threads;
   std::string kernel;
   double gops, gops_best;
-  double roof_gops;   // the lower of the instruction set's and the memory's
-  double probe_gops;  // the kernel's own tile on data in L1, one thread
-  double read_gbps;   // reading as many bytes as the weight has
+  double probe_share;  // of the kernel's own tile on data in L1, a thread
+  double roof_gops;    // the lower of the instruction set's and the memory's
+  double read_gbps;    // reading as many bytes as the weight has
   double pack_gbps;
   std::vector<PeerResult> peers;
 };
@@ -159,7 +159,7 @@ struct Measured {
 void PrintText(const Measured& x) {
   std::printf("%6ld %6ld %6ld  %d  %-34s %8.1f GOPS (best %.1f)  %5.1f %% of roof", x.shape.m,
               x.shape.k, x.shape.n, x.threads, x.kernel.c_str(), x.gops, x.gops_best,
-              100 * x.gops / x.roof_gops);
+              100 * x.gops_best / x.roof_gops);
   for (const PeerResult& p : x.peers)
     std::printf("  | %s %.1f%s ratio %.2f", p.name.c_str(), p.gops, p.exact ? "" : " (inexact)",
                 p.ratio);
@@ -173,9 +173,9 @@ void PrintJson(const Settings& s, const Measured& x) {
               s.weights.c_str(), std::string(NameOf(s.weight_type)).c_str(),
               std::string(NameOf(s.activations)).c_str(), std::string(NameOf(s.output)).c_str());
   std::printf("\"gops\":%.1f,\"gops_best\":%.1f,\"roof_gops\":%.1f,\"roof_share\":%.3f,", x.gops,
-              x.gops_best, x.roof_gops, x.gops / x.roof_gops);
-  std::printf("\"probe_gops\":%.1f,\"read_gbps\":%.1f,\"pack_gbps\":%.2f,\"peers\":[", x.probe_gops,
-              x.read_gbps, x.pack_gbps);
+              x.gops_best, x.roof_gops, x.gops_best / x.roof_gops);
+  std::printf("\"probe_share\":%.3f,\"read_gbps\":%.1f,\"pack_gbps\":%.2f,\"peers\":[",
+              x.probe_share, x.read_gbps, x.pack_gbps);
   for (size_t i = 0; i < x.peers.size(); ++i)
     std::printf("%s{\"name\":\"%s\",\"gops\":%.1f,\"exact\":%s,\"ratio\":%.3f}", i ? "," : "",
                 x.peers[i].name.c_str(), x.peers[i].gops, x.peers[i].exact ? "true" : "false",
@@ -195,6 +195,9 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
   epilogue.dtype = s.output;
   OwnProduct own(device, problem, s.weight_type, s.group_size, s.activations, epilogue, s.kernel);
   std::vector<Contender> contenders = {{"qmatmul", [&own](int count) { return own.Run(count); }}};
+  own.Run(1);  // which says what kernel it takes
+  Probe probe(own.kernel());
+  contenders.push_back({"probe", [&probe](int count) { return probe.Run(count); }});
   std::vector<bool> exact;
   for (auto& peer : *peers) {
     exact.push_back(PeerIsExact(peer.get(), problem));
@@ -216,19 +219,16 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
              std::string(own.kernel()),
              ops / contenders[0].median_ns,
              ops / contenders[0].best_ns,
-             0,
-             0,
-             0,
+             contenders[0].RatioOf(contenders[1]) * ops / probe.ops() / threads,
+             roof->Gops(std::string(own.kernel()), shape.m, shape.k, shape.n),
+             roof->ReadGBps(own.weight_bytes()),
              own.pack_gbps(),
              {}};
-  for (size_t i = 1; i < contenders.size(); ++i) {
-    const double ratio = contenders[i].median_ns / contenders[0].median_ns;
-    x.peers.push_back({contenders[i].name, ops / contenders[i].median_ns, exact[i - 1], ratio});
+  for (size_t i = 2; i < contenders.size(); ++i) {
+    const double ratio = contenders[0].RatioOf(contenders[i]);
+    x.peers.push_back({contenders[i].name, ops / contenders[i].median_ns, exact[i - 2], ratio});
     logs->push_back({contenders[i].name, std::log(ratio)});
   }
-  x.roof_gops = roof->Gops(x.kernel, shape.m, shape.k, shape.n);
-  x.probe_gops = ProbeGops(x.kernel);
-  x.read_gbps = roof->ReadGBps(own.weight_bytes());
   s.json ? PrintJson(s, x) : PrintText(x);
   std::fflush(stdout);
 }

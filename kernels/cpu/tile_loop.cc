@@ -21,6 +21,8 @@ constexpr int64_t kBlockBytes = int64_t{192} << 10;
 constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
 // Sums of one column group.
 constexpr int64_t kSumsBytes = int64_t{128} << 10;
+// Panels that are read side by side.
+constexpr int64_t kStreams = 8;
 // Weight bytes to touch ahead when they stream from memory once.
 constexpr int64_t kPrefetchBytes = 4096;
 // Less than this is packed sooner than the clock is asked twice.
@@ -218,7 +220,11 @@ class Loop {
   void MultiplyPart(Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
     const int64_t unit = part.of->kernel->nr / kPanelColumns;
     const int64_t panel_sums = (part.row_end - part.row_begin) * kPanelColumns * 4;
-    const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, 32) / unit * unit;
+    // Scale groups are taken across the panels of a part: with one row they are so short that the weight is
+    // read in as many streams as there are panels, and more of them than this are more than prefetchers follow.
+    const bool streams = group_wise() && part.row_end - part.row_begin == 1;
+    const int64_t width_max = streams ? kStreams : 32;
+    const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, width_max) / unit * unit;
     part.sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
     const int64_t y_bytes = group_wise() ? width * panel_sums : width * kPanelColumns * 4;
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
