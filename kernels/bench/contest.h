@@ -42,7 +42,7 @@ class OwnProduct {
 struct Contender {
   std::string name;
   std::function<double(int count)> run;  // nanoseconds of one of `count` products
-  std::vector<double> rounds_ns = {};         // one of each round
+  std::vector<double> rounds_ns = {};    // one of each round
   double median_ns = 0;
   double best_ns = 0;
 
