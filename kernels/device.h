@@ -196,8 +196,10 @@ class Device {
   virtual std::vector<KernelChoice> Explain(
       int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
       Arithmetic arithmetic, std::string_view forced) const = 0;
-  // Predicted time of a Run on `threads` threads (0: the team), for routing and for what runs inline.
-  virtual int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const = 0;
+  // Predicted time of a Run of `rows` rows of a weight of this device on `threads` threads (0: the team),
+  // for routing and for what runs inline.
+  virtual int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
+                            int threads) const = 0;
 
   // Kernels that are put aside. A device without such a list has none.
   virtual std::vector<QuarantineInfo> Quarantined() const { return {}; }

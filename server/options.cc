@@ -51,7 +51,7 @@ constexpr Row kTable[] = {
     {"queue_requests_max", &Options::queue_requests_max, "1024", 1, 1 << 20, "",
      "requests waiting for one device; more are refused with QUEUE_FULL"},
     {"queue_ms_max", &Options::queue_ms_max, "500", 1, 3'600'000, "",
-     "predicted work waiting for one device; when 64 requests wait, more are refused with "
+     "predicted wait of a request; when 64 wait for the device, those beyond it are refused with "
      "QUEUE_FULL"},
     {"queue_rows_max", &Options::queue_rows_max, "1048576", 1, int64_t{1} << 32, "",
      "rows waiting for one device; more are refused with QUEUE_FULL"},

@@ -87,7 +87,8 @@ void PrintCallCosts(bool json) {
     }
     int64_t sum = 0;
     Print(json, "PredictNs", size, size, LeastNs(2000, [&](int repeats) {
-            for (int i = 0; i < repeats; ++i) sum += device->PredictNs(1 + (i & 3), size, size, 0);
+            for (int i = 0; i < repeats; ++i)
+              sum += device->PredictNs(1 + (i & 3), own.weight(), Arithmetic::kW8A8, 0);
           }));
     asm volatile("" ::"r"(sum));
   }

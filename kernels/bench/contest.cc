@@ -103,7 +103,7 @@ OwnProduct::OwnProduct(Device* device, const Problem& p, DataType weight_type, i
 
 OwnProduct::~OwnProduct() = default;
 
-int64_t OwnProduct::weight_bytes() const { return parts_->weight->spec().data_bytes(); }
+const PackedWeight& OwnProduct::weight() const { return *parts_->weight; }
 
 double OwnProduct::Run(int count) {
   const int threads = parts_->work.threads_max;

@@ -27,7 +27,7 @@ class OwnProduct {
   std::string_view kernel() const { return report_.kernels[0]; }
   std::span<const std::byte> output() const { return output_; }
   double pack_gbps() const { return pack_gbps_; }
-  int64_t weight_bytes() const;
+  const PackedWeight& weight() const;
 
  private:
   struct Parts;

@@ -221,7 +221,7 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
              ops / contenders[0].best_ns,
              contenders[0].RatioOf(contenders[1]) * ops / probe.ops() / threads,
              roof->Gops(std::string(own.kernel()), shape.m, shape.k, shape.n),
-             roof->ReadGBps(own.weight_bytes()),
+             roof->ReadGBps(own.weight().spec().data_bytes()),
              own.pack_gbps(),
              {}};
   for (size_t i = 2; i < contenders.size(); ++i) {

@@ -276,14 +276,13 @@ void CpuDevice::ExplainType(int64_t rows,
   }
 }
 
-int64_t CpuDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const {
+int64_t CpuDevice::PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
+                             int threads) const {
+  assert(typeid(weight) == typeid(CpuPackedWeight));
+  const auto& packed = static_cast<const CpuPackedWeight&>(weight);
   const int available = threads > 0 ? std::min(threads, team_.size()) : team_.size();
-  KernelQuery query;
-  query.rows = rows;
-  query.k = k;
-  query.n = n;
-  query.weight_bytes = k * n;
-  const double work_ns = selector_.Select(query).work_ns.value_or(0);
+  const KernelSelector::Choice choice = selector_.Select(QueryOf(rows, packed, arithmetic, 1));
+  const double work_ns = choice.work_ns.value_or(0);
   return int64_t(selector_.calibration().RunNs(work_ns, MembersFor(work_ns, available)));
 }
 

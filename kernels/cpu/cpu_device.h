@@ -34,7 +34,8 @@ class CpuDevice final : public Device {
   std::vector<KernelChoice> Explain(int64_t rows,
                                     std::span<const std::shared_ptr<const PackedWeight>> weights,
                                     Arithmetic arithmetic, std::string_view forced) const override;
-  int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const override;
+  int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
+                    int threads) const override;
   std::vector<QuarantineInfo> Quarantined() const override;
   void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) override;
   bool Rearm(std::string_view key) override;

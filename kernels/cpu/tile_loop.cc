@@ -21,8 +21,8 @@ constexpr int64_t kBlockBytes = int64_t{192} << 10;
 constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
 // Sums of one column group.
 constexpr int64_t kSumsBytes = int64_t{128} << 10;
-// Panels that are read side by side.
-constexpr int64_t kStreams = 8;
+// Panels of one row whose groups' sums are kept at most.
+constexpr int64_t kPanelsInOrder = 8;
 // Weight bytes to touch ahead when they stream from memory once.
 constexpr int64_t kPrefetchBytes = 4096;
 // Less than this is packed sooner than the clock is asked twice.
@@ -151,7 +151,8 @@ class Loop {
     size_t strip_begin, strip_end;
     int64_t row_begin, row_end;  // of the block
     int64_t ldc;
-    std::byte* sums;  // [row_end - row_begin][ldc]
+    int64_t group_bytes;  // from the sums of one scale group to the next's; 0: they take turns
+    std::byte* sums;      // [row_end - row_begin][ldc]
   };
 
   bool group_wise() const { return packer_.groups() > 1; }
@@ -219,22 +220,26 @@ class Loop {
 
   void MultiplyPart(Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
     const int64_t unit = part.of->kernel->nr / kPanelColumns;
-    const int64_t panel_sums = (part.row_end - part.row_begin) * kPanelColumns * 4;
-    // Scale groups are taken across the panels of a part: with one row they are so short that the weight is
-    // read in as many streams as there are panels, and more of them than this are more than prefetchers follow.
-    const bool streams = group_wise() && part.row_end - part.row_begin == 1;
-    const int64_t width_max = streams ? kStreams : 32;
+    const int64_t row_sums = (part.row_end - part.row_begin) * kPanelColumns * 4;
+    // One row reads the weight once, so it reads it in the order in which it lies in memory: panel by panel,
+    // with the sums of all scale groups kept.
+    const bool in_order = group_wise() && part.row_end - part.row_begin == 1 &&
+                          2 * packer_.groups() * row_sums <= kSumsBytes;
+    const int64_t panel_sums = in_order ? packer_.groups() * row_sums : row_sums;
+    const int64_t width_max = in_order ? kPanelsInOrder : 32;
     const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, width_max) / unit * unit;
     part.sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
-    const int64_t y_bytes = group_wise() ? width * panel_sums : width * kPanelColumns * 4;
+    const int64_t y_bytes = group_wise() ? width * row_sums : width * kPanelColumns * 4;
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
     for (int64_t p = begin; p < end; p += width) {
       part.begin = p;
       part.end = std::min(p + width, end);
       part.ldc = (part.end - part.begin) * kPanelColumns;
+      part.group_bytes = in_order ? part.ldc * 4 : 0;
+      if (in_order) SumInOrder(part, scratch);
       if (group_wise()) {
         for (int64_t g = 0; g < packer_.groups(); ++g) {
-          SumGroup(part, g, scratch);
+          if (!in_order) SumGroup(part, g, scratch);
           AddGroup(part, g, y);
         }
       } else {
@@ -242,6 +247,18 @@ class Loop {
       }
       FinishRows(part, y);
     }
+  }
+
+  // The sums of all scale groups of one strip.
+  void SumInOrder(const Part& x, MemberScratch* scratch) {
+    const MicroKernel& kernel = *x.of->kernel;
+    const int64_t unit = kernel.nr / kPanelColumns;
+    for (int64_t p = x.begin; p < x.end; p += unit)
+      for (int64_t g = 0; g < packer_.groups(); ++g) {
+        TileArgs t = Tile(x, strips_[x.strip_begin], p, g, 0);
+        t.prefetch += kPrefetchBytes;
+        RunTile(kernel, t, true, scratch);
+      }
   }
 
   // The sums of one scale group (of all K, where there is only one).
@@ -301,7 +318,8 @@ class Loop {
     t.panel = weight.panel(p) + (group * weight.group_lines() + line) * weight.line_bytes();
     t.panel_stride = weight.panel_bytes();
     t.lines = std::min(BlockK() / kLineK, weight.group_lines() - line);
-    t.c = x.sums + ((strip.row_begin - x.row_begin) * x.ldc + (p - x.begin) * kPanelColumns) * 4;
+    t.c = x.sums + group * x.group_bytes +
+          ((strip.row_begin - x.row_begin) * x.ldc + (p - x.begin) * kPanelColumns) * 4;
     t.ldc = x.ldc;
     t.rows = strip.rows;
     t.panels = static_cast<int>(std::min<int64_t>(x.of->kernel->nr / kPanelColumns, x.end - p));
@@ -317,7 +335,8 @@ class Loop {
     const CpuPackedWeight& weight = *x.of->weight;
     const int64_t column = x.begin * kPanelColumns;
     EpilogueRow row{};
-    row.acc = reinterpret_cast<int32_t*>(x.sums) + (r - x.row_begin) * x.ldc;
+    row.acc =
+        reinterpret_cast<int32_t*>(x.sums + group * x.group_bytes) + (r - x.row_begin) * x.ldc;
     row.column_sums = weight.group_sums(group) + column;
     row.correction = packed.correction;
     if (!row_sums_.empty())
@@ -339,7 +358,7 @@ class Loop {
   void ScaleRow(const Part& x, int64_t r, EpilogueRow* row, bool add) {
     const RowOps& ops = *x.of->kernel->ops;
     if (is_float()) {
-      ops.scale_float(reinterpret_cast<const float*>(x.sums) + (r - x.row_begin) * x.ldc, row, add);
+      ops.scale_float(reinterpret_cast<const float*>(row->acc), row, add);
       return;
     }
     CorrectRow(x, r, row);

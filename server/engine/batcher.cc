@@ -64,10 +64,18 @@ Status Batcher::QueueFull(const char* what, const char* limit_name, int64_t valu
   return status;
 }
 
-// Time until a request that joins `group` now would be done, at most.
-int64_t Batcher::AheadNs(const Group* group, int64_t own_ns) const {
-  // Other groups get as many turns as this one needs, and no more.
-  const int64_t mine_ns = std::max(own_ns, group != nullptr ? group->predicted_ns : 0);
+// Time until a request that joins `group` now would be done, at most. Clients of one group take turns, and
+// so do groups: of the others as much is ahead as this one has itself, and no more.
+int64_t Batcher::AheadNs(const Request& request, int64_t own_ns, const Group* group) const {
+  int64_t mine_ns = own_ns;
+  if (group != nullptr) {
+    int64_t line_rows = request.activations.rows, rows = 0;
+    for (const Line& line : group->lines)
+      if (line.client == request.client) line_rows += line.rows;
+    for (const Line& line : group->lines)
+      if (line.client != request.client) rows += std::min(line.rows, line_rows);
+    mine_ns = predictor_(request, rows + line_rows);
+  }
   const int64_t turns_ns = (mine_ns / limits_.batch_ns_max + 1) * limits_.batch_ns_max;
   int64_t ahead_ns = running_ns_ + mine_ns;
   for (const Group* other : turns_)
@@ -83,9 +91,12 @@ Status Batcher::MayPush(const Request& request, int64_t own_ns, const Group* gro
   }
   if (queued() >= limits_.requests_max)
     return QueueFull("requests wait", "queue_requests_max", queued(), limits_.requests_max);
-  if (queued() >= kFewRequests && backlog_ns() > limits_.queue_ns_max)
-    return QueueFull("ns of predicted work wait", "queue_ms_max (in ns)", backlog_ns(),
-                     limits_.queue_ns_max);
+  if (queued() >= kFewRequests && backlog_ns() > limits_.queue_ns_max) {
+    const int64_t ahead_ns = AheadNs(request, own_ns, group);
+    if (ahead_ns > limits_.queue_ns_max)
+      return QueueFull("ns of predicted work are ahead", "queue_ms_max (in ns)", ahead_ns,
+                       limits_.queue_ns_max);
+  }
   const int64_t rows = request.activations.rows;
   if (queued_rows() > 0 && queued_rows() + rows > limits_.rows_max)
     return QueueFull("rows would wait", "queue_rows_max", queued_rows() + rows, limits_.rows_max);
@@ -98,7 +109,7 @@ Status Batcher::MayPush(const Request& request, int64_t own_ns, const Group* gro
   if (request.deadline_ns == kNoDeadline) return {};
   const int64_t left_ns = request.deadline_ns - clock_.NowNs();
   if (backlog_ns() + own_ns <= left_ns) return {};
-  const int64_t ahead_ns = AheadNs(group, own_ns);
+  const int64_t ahead_ns = AheadNs(request, own_ns, group);
   if (ahead_ns <= left_ns) return {};
   return Status{Code::kDeadlineExceeded, "DEADLINE_UNREACHABLE",
                 "the answer is predicted in " + std::to_string(ahead_ns / 1000) +
@@ -138,6 +149,7 @@ void Batcher::Append(Group& group, Request* request, int64_t own_ns) {
   if (line->first == nullptr) line->first = request;
   else line->last->next = request;
   line->last = request;
+  line->rows += request->activations.rows;
   group.rows += request->activations.rows;
   group.bytes += request->bytes;
   requests_.fetch_add(1, std::memory_order_relaxed);
@@ -251,6 +263,7 @@ bool Batcher::TakePiece(Group& group, Line& line, Tile* tile, int64_t room, Batc
   batch->pieces.push_back({&request, request.rows_taken, rows});
   batch->rows += rows;
   request.rows_taken += rows;
+  line.rows -= rows;
   group.rows -= rows;
   rows_.fetch_sub(rows, std::memory_order_relaxed);
   if (rows == left) PopFirst(group, line);
@@ -260,6 +273,7 @@ bool Batcher::TakePiece(Group& group, Line& line, Tile* tile, int64_t room, Batc
 void Batcher::DropDead(Group& group, Line& line, int64_t now_ns, std::vector<Request*>* dropped) {
   while (line.first != nullptr && IsDead(*line.first, now_ns)) {
     const int64_t rows = line.first->activations.rows - line.first->rows_taken;
+    line.rows -= rows;
     group.rows -= rows;
     rows_.fetch_sub(rows, std::memory_order_relaxed);
     dropped->push_back(line.first);

@@ -40,7 +40,7 @@ struct BatcherLimits {
   int64_t rows_max = 1 << 20;         // so
   int64_t weight_rows_max = 1 << 18;  // waiting for the same weights
   int64_t weight_bytes_max = int64_t{512} << 20;
-  int64_t queue_ns_max = 500'000'000;  // predicted work that waits, once kFewRequests do
+  int64_t queue_ns_max = 500'000'000;  // predicted wait of a request, once kFewRequests wait
   int64_t batch_rows_max = 512;
   int64_t batch_ns_max = 10'000'000;  // predicted work of one batch
   int64_t tile_ns_max = 2'000'000;    // … of a large request's part, while small ones come
@@ -92,6 +92,7 @@ class Batcher {
     uint64_t client = 0;
     Request* first = nullptr;
     Request* last = nullptr;
+    int64_t rows = 0;
   };
   // What may share a batch.
   struct Group {
@@ -113,7 +114,7 @@ class Batcher {
 
   Status MayPush(const Request& request, int64_t own_ns, const Group* group) const;
   Status QueueFull(const char* what, const char* limit_name, int64_t value, int64_t limit) const;
-  int64_t AheadNs(const Group* group, int64_t own_ns) const;
+  int64_t AheadNs(const Request& request, int64_t own_ns, const Group* group) const;
   void Append(Group& group, Request* request, int64_t own_ns);
   void Predict(Group& group);
   bool GathersOn(const Group& group, int64_t now_ns) const;

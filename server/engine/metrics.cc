@@ -1,6 +1,7 @@
 #include "server/engine/metrics.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace qmatmul {
 namespace {
@@ -15,13 +16,16 @@ constexpr size_t kReasonsMax = 128;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
+std::atomic<size_t> g_threads{0};
+
 size_t MyShardIndex() {
-  static std::atomic<size_t> next{0};
-  thread_local const size_t index = next.fetch_add(1, kRelaxed) % kShards;
+  // No initializer that runs: reading it is then a plain load.
+  constinit thread_local size_t index = kShards;
+  if (index == kShards) index = g_threads.fetch_add(1, kRelaxed) % kShards;
   return index;
 }
 
-std::array<int64_t, kBuckets> TimeBounds() {
+constexpr std::array<int64_t, kBuckets> TimeBounds() {
   std::array<int64_t, kBuckets> bounds{};
   double bound = 10'000;
   for (int64_t& b : bounds) {
@@ -31,18 +35,37 @@ std::array<int64_t, kBuckets> TimeBounds() {
   return bounds;
 }
 
-std::array<int64_t, kBuckets> RowBounds() {
+constexpr std::array<int64_t, kBuckets> RowBounds() {
   std::array<int64_t, kBuckets> bounds{};
   for (int i = 0; i < kBuckets; ++i) bounds[static_cast<size_t>(i)] = int64_t{1} << i;
   return bounds;
 }
 
+// Bounds, and for each bit width the first bound that a value of that width may be within: the search
+// begins there and is over in two steps.
+struct Buckets {
+  constexpr explicit Buckets(const std::array<int64_t, kBuckets>& of) : bounds(of) {
+    for (size_t width = 0; width < first.size(); ++width) {
+      const uint64_t least = width == 0 ? 0 : uint64_t{1} << (width - 1);
+      uint8_t at = 0;
+      while (at < kBuckets && static_cast<uint64_t>(bounds[at]) < least) ++at;
+      first[width] = at;
+    }
+  }
+  size_t Of(int64_t value) const {
+    const auto known = static_cast<uint64_t>(std::max<int64_t>(value, 0));
+    size_t at = first[static_cast<size_t>(std::bit_width(known))];
+    while (at < kBuckets && static_cast<uint64_t>(bounds[at]) < known) ++at;
+    return at;
+  }
+
+  std::array<int64_t, kBuckets> bounds;
+  std::array<uint8_t, 65> first{};
+};
+
 size_t BucketOf(Histogram histogram, int64_t value) {
-  static const std::array<int64_t, kBuckets> times = TimeBounds();
-  static const std::array<int64_t, kBuckets> rows = RowBounds();
-  const auto& bounds = histogram == Histogram::kBatchRows ? rows : times;
-  return static_cast<size_t>(std::lower_bound(bounds.begin(), bounds.end(), value) -
-                             bounds.begin());
+  static constexpr Buckets kTimes(TimeBounds()), kRows(RowBounds());
+  return (histogram == Histogram::kBatchRows ? kRows : kTimes).Of(value);
 }
 
 }  // namespace
@@ -71,6 +94,7 @@ struct alignas(64) Metrics::Shard {
   std::array<std::atomic<int64_t>, static_cast<size_t>(Counter::kMetricCount)> counters{};
   std::array<HistogramCells, static_cast<size_t>(Histogram::kMetricCount)> histograms;
   std::vector<KernelCells> kernels;
+  std::atomic<size_t> last_kernel{0};  // where the next search begins: most often it is the same again
 };
 
 Metrics::Metrics(std::vector<KernelKey> kernels, bool enabled)
@@ -97,11 +121,18 @@ void Metrics::Observe(Histogram histogram, int64_t value) {
 void Metrics::AddRun(std::string_view device, std::string_view kernel, int64_t rows, int64_t ops,
                      int64_t compute_ns) {
   if (!enabled_) return;
-  const auto row = std::find_if(kernels_.begin(), kernels_.end(), [&](const KernelKey& key) {
+  Shard& shard = MyShard();
+  const auto is_it = [&](const KernelKey& key) {
     return key.kernel == kernel && key.device == device;
-  });
-  if (row == kernels_.end()) return;
-  auto& cells = MyShard().kernels[static_cast<size_t>(row - kernels_.begin())];
+  };
+  size_t at = shard.last_kernel.load(kRelaxed);
+  if (at >= kernels_.size() || !is_it(kernels_[at])) {
+    const auto row = std::find_if(kernels_.begin(), kernels_.end(), is_it);
+    if (row == kernels_.end()) return;
+    at = static_cast<size_t>(row - kernels_.begin());
+    shard.last_kernel.store(at, kRelaxed);
+  }
+  auto& cells = shard.kernels[at];
   cells.runs.fetch_add(1, kRelaxed);
   cells.rows.fetch_add(rows, kRelaxed);
   cells.ops.fetch_add(ops, kRelaxed);

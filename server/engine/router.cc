@@ -98,13 +98,12 @@ Status Router::CheckKernelFits(const KernelInfo& kernel, const Weight& weight,
 }
 
 int64_t Router::PredictNs(size_t device, const RouteQuery& query, int64_t rows, int threads) const {
-  const auto predict = [&](const Weight& weight) {
-    const WeightSpec& spec = weight.content->spec;
-    return devices_[device]->PredictNs(rows, spec.k, spec.n, threads);
+  const auto predict = [&](const Weight& weight, Arithmetic arithmetic) {
+    return devices_[device]->PredictNs(rows, *weight.content->copies()[device], arithmetic, threads);
   };
   int64_t ns = 0;
-  for (const WeightPtr& weight : query.weights) ns += predict(*weight);
-  for (const ChainLink& link : query.then) ns += predict(*link.weight);
+  for (const WeightPtr& weight : query.weights) ns += predict(*weight, query.arithmetic);
+  for (const ChainLink& link : query.then) ns += predict(*link.weight, link.arithmetic);
   return ns;
 }
 

@@ -48,7 +48,7 @@ class Router {
   //   kFailedPrecondition  DEVICE_ABSENT, KERNEL_UNSUPPORTED
   Status Choose(const RouteQuery& query, std::span<const int64_t> backlog_ns, Route* route) const;
 
-  // Predicted time of the query's products, for `rows` rows, on `threads` threads (0: the whole team).
+  // Predicted time of the query's products on a device that holds its weights, for `rows` rows, on `threads` threads (0: the whole team).
   int64_t PredictNs(size_t device, const RouteQuery& query, int64_t rows, int threads) const;
 
   // Whether `device` fits the forced id or kind ("" fits all).

@@ -208,6 +208,27 @@ TEST(Batcher, WorkThatWaitsIsLimitedByItsTime) {
   EXPECT_TRUE(b.batcher.Push(more.get()).ok());
 }
 
+TEST(Batcher, AGiantOfAnotherClientIsNoReasonToRefuse) {
+  BatcherLimits limits;
+  limits.queue_ns_max = 100 * kRowNs;
+  BatcherFixture b(limits);
+  const auto giant = Rows(b.w, 1000, /*client=*/1);
+  ASSERT_TRUE(b.batcher.Push(giant.get()).ok());
+  std::vector<std::unique_ptr<TestRequest>> small;
+  // The giant has as much before each of them as their own client has, and no more.
+  for (int i = 0; i < 50; ++i) {
+    small.push_back(Rows(b.w, 1, /*client=*/2));
+    ASSERT_TRUE(b.batcher.Push(small.back().get()).ok()) << i;
+  }
+  for (int i = 50; i < 63; ++i) small.push_back(Rows(b.w, 1, /*client=*/3 + static_cast<uint64_t>(i)));
+  for (size_t i = 50; i < small.size(); ++i)
+    ASSERT_TRUE(b.batcher.Push(small[i].get()).ok()) << "few wait so far";
+  EXPECT_EQ(b.batcher.queued(), kFewRequests);
+  const auto fair = Rows(b.w, 1, /*client=*/99), greedy = Rows(b.w, 1, /*client=*/2);
+  EXPECT_TRUE(b.batcher.Push(fair.get()).ok());
+  EXPECT_EQ(b.batcher.Push(greedy.get()).reason, "QUEUE_FULL");
+}
+
 TEST(Batcher, BytesOfOneWeightAreLimited) {
   BatcherLimits limits;
   limits.weight_bytes_max = 40;

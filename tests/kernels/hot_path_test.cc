@@ -103,7 +103,8 @@ TEST(HotPath, RunAndPredictAllocateNothing) {
     for (Call* call : {&one, &many}) ASSERT_TRUE(call->Run(1).ok());
   EXPECT_EQ(g_allocations.load(), before) << "allocations by Run";
   int64_t ns = 0;
-  for (int64_t rows = 1; rows < 100; ++rows) ns += Cpu()->PredictNs(rows, 4096, 4096, 0);
+  for (int64_t rows = 1; rows < 100; ++rows)
+    ns += Cpu()->PredictNs(rows, *one.weights[0], Arithmetic::kW8A8, 0);
   EXPECT_GT(ns, 0);
   EXPECT_EQ(g_allocations.load(), before) << "allocations by PredictNs";
 }
@@ -156,19 +157,27 @@ TEST(HotPath, AChainPacksEveryStepOnce) {
   EXPECT_EQ(report.packed_rows, 12);
 }
 
-TEST(HotPath, PredictionIsTheBestOfTheRanking) {
+TEST(HotPath, PredictionIsTheBestOfTheRankingForItsTypes) {
   const KernelSelector& selector = Cpu()->selector();
-  for (const int64_t rows : {1, 2, 16, 31, 32, 64, 500}) {
-    for (const int64_t size : {1, 64, 1000, 4096}) {
-      double best = 0;
-      for (int members = 1; members <= 2; ++members) {
-        KernelQuery query{.rows = rows, .k = size, .n = size, .weight_bytes = size * size};
-        query.members = members;
-        const double ns = selector.Rank(query)[0].predicted_ns.value();
-        if (members == 1 || ns < best) best = ns;
-      }
-      EXPECT_EQ(Cpu()->PredictNs(rows, size, size, 0), static_cast<int64_t>(best));
-    }
+  for (const int64_t k : {64, 1024}) {
+    const Call call(1, k, {DataType::kInt8, DataType::kInt4}, 32);
+    for (const Arithmetic arithmetic : {Arithmetic::kW8A8, Arithmetic::kW8A32})
+      for (const auto& weight : call.weights)
+        for (const int64_t rows : {1, 2, 16, 31, 32, 64, 500}) {
+          const auto& packed = static_cast<const CpuPackedWeight&>(*weight);
+          double best = 0;
+          for (int members = 1; members <= 2; ++members) {
+            KernelQuery query{.rows = rows, .k = k, .n = weight->spec().n};
+            query.weight_bytes = packed.panels() * packed.panel_bytes();
+            query.weight = weight->spec().dtype;
+            query.arithmetic = arithmetic;
+            query.outlier_share = packed.outlier_share();
+            query.members = members;
+            const double ns = selector.Rank(query)[0].predicted_ns.value();
+            if (members == 1 || ns < best) best = ns;
+          }
+          EXPECT_EQ(Cpu()->PredictNs(rows, *weight, arithmetic, 0), static_cast<int64_t>(best));
+        }
   }
 }
 

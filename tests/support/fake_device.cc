@@ -192,11 +192,13 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
 std::vector<KernelChoice> FakeDevice::Explain(
     int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights, Arithmetic,
     std::string_view) const {
-  return {{kFakeKernel, true, true, PredictNs(rows, weights[0]->spec().k, weights[0]->spec().n, 0),
+  return {{kFakeKernel, true, true, predicted_ns,
            "the only one"},
           {kFakeKernelUnsupported, false, false, std::nullopt, "this machine has no fake512"}};
 }
 
-int64_t FakeDevice::PredictNs(int64_t, int64_t, int64_t, int) const { return predicted_ns; }
+int64_t FakeDevice::PredictNs(int64_t, const PackedWeight&, Arithmetic, int) const {
+  return predicted_ns;
+}
 
 }  // namespace qmatmul

@@ -42,7 +42,8 @@ class FakeDevice final : public Device {
   std::vector<KernelChoice> Explain(int64_t rows,
                                     std::span<const std::shared_ptr<const PackedWeight>> weights,
                                     Arithmetic arithmetic, std::string_view forced) const override;
-  int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const override;
+  int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
+                    int threads) const override;
 
  private:
   DeviceInfo info_;
