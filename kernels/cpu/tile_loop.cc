@@ -23,6 +23,8 @@ constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
 constexpr int64_t kSumsBytes = int64_t{128} << 10;
 // Panels of one row whose groups' sums are kept at most.
 constexpr int64_t kPanelsInOrder = 8;
+// Some microseconds of work: what a member takes at a time at least.
+constexpr int64_t kStepMacs = int64_t{1} << 18;
 // Weight bytes to touch ahead when they stream from memory once.
 constexpr int64_t kPrefetchBytes = 4096;
 // Less than this is packed sooner than the clock is asked twice.
@@ -80,6 +82,13 @@ class OutcomeTally {
   Outcome seen_;
 };
 
+// The panels of one weight that one member takes first, in units of the kernel's width. Who is through with
+// his own goes on with another's: cores are not equally fast, least of all those of a virtual machine.
+struct alignas(64) Share {
+  int64_t next = 0;  // by atomic_ref
+  int64_t end = 0;
+};
+
 // What a calling thread keeps from one loop to the next, for all members of it.
 struct CallScratch {
   Arena packed;  // rows of one block
@@ -87,6 +96,7 @@ struct CallScratch {
   std::vector<int32_t> row_sums;
   std::vector<Strip> strips;
   std::vector<int64_t> first_rows;
+  std::vector<Share> shares;
 };
 
 // One call of RunTileLoop, shared by its members.
@@ -106,7 +116,8 @@ class Loop {
         memory_(scratch->packed),
         packed_rows_(scratch->rows),
         row_sums_(scratch->row_sums),
-        strips_(scratch->strips) {
+        strips_(scratch->strips),
+        shares_(scratch->shares) {
     const int64_t block_k = std::min(packer_.group_elements(), kBlockK);
     const int64_t block_bytes = block_k * ElementBytes(first_.operand);
     int64_t rows_max = std::min(kBlockBytes / block_bytes, kPackedBytesMax / packer_.row_bytes());
@@ -129,6 +140,10 @@ class Loop {
     if (!is_float() && std::any_of(lot_.begin(), lot_.end(), offset))
       row_sums_.resize(size_t(block_rows_max_ * packer_.groups()));
     CutStrips(packer_.rows() / blocks_, first_.mr, &strips_);  // of block 0
+    if (members_ > 1) {
+      shares_.resize(lot_.size() * size_t(members_));
+      for (int member = 0; member < members_; ++member) DealShares(member);
+    }
     packed_ahead_ = blocks_ == 1 && strips_.size() == 1;
     if (packed_ahead_) PackStrips(0, 0, 1, Scratch());
   }
@@ -137,7 +152,7 @@ class Loop {
     MemberScratch* scratch = Scratch();
     for (int64_t block = 0; block < blocks_; ++block) {
       if (!packed_ahead_) PackBlock(block, member, scratch);
-      for (const LotWeight& w : lot_) Multiply(w, member, scratch);
+      for (size_t i = 0; i < lot_.size(); ++i) Multiply(i, member, scratch);
     }
     for (const LotWeight& w : lot_)
       if (w.kernel->release != nullptr) w.kernel->release();
@@ -169,6 +184,7 @@ class Loop {
     const int64_t end = packer_.rows() * (block + 1) / blocks_;
     if (block > 0) {
       if (member == 0) CutStrips(end - begin, first_.mr, &strips_);
+      if (members_ > 1) DealShares(member);
       Meet(member);
     }
     PackStrips(begin, member, members_, scratch);
@@ -197,25 +213,63 @@ class Loop {
            element * strip.rows * ElementBytes(first_.operand);
   }
 
-  // Members share the panels; where panels are fewer than members, they share the strips too.
-  void Multiply(const LotWeight& w, int member, MemberScratch* scratch) {
-    const CpuPackedWeight& weight = *w.weight;
+  static int64_t UnitsOf(const LotWeight& w) {
     const int64_t unit = w.kernel->nr / kPanelColumns;
-    const int64_t units = (weight.panels() + unit - 1) / unit;
-    const int64_t across = std::min<int64_t>(members_, units), down = members_ / across;
-    const int64_t x = member % across, y = member / across;
+    return (w.weight->panels() + unit - 1) / unit;
+  }
+
+  void DealShares(int member) {
+    for (size_t i = 0; i < lot_.size(); ++i) {
+      const int64_t units = UnitsOf(lot_[i]);
+      shares_[i * size_t(members_) + size_t(member)] = {units * member / members_,
+                                                        units * (member + 1) / members_};
+    }
+  }
+
+  void Multiply(size_t index, int member, MemberScratch* scratch) {
+    const LotWeight& w = lot_[index];
+    if (UnitsOf(w) < members_) return MultiplyByRows(w, member, scratch);
+    const int64_t unit = w.kernel->nr / kPanelColumns, panels = w.weight->panels();
+    const Part part = PartOf(w, 0, strips_.size());
+    if (members_ == 1) return MultiplyPart(part, 0, panels, scratch);
+    const std::span<Share> shares(&shares_[index * size_t(members_)], size_t(members_));
+    // So small that nobody is waited for long, and not so small that its own cost shows.
+    const int64_t panel_macs = (part.row_end - part.row_begin) * w.weight->spec().k * kPanelColumns;
+    const int64_t step_panels =
+        std::max({panels / members_ / 8, kStepMacs / panel_macs, int64_t{4}});
+    const int64_t step = (step_panels + unit - 1) / unit;
+    for (int i = 0; i < members_; ++i) {
+      Share& share = shares[size_t((member + i) % members_)];
+      for (;;) {
+        const int64_t begin =
+            std::atomic_ref(share.next).fetch_add(step, std::memory_order_relaxed);
+        if (begin >= share.end) break;
+        const int64_t end = std::min(begin + step, share.end);
+        MultiplyPart(part, begin * unit, std::min(end * unit, panels), scratch);
+      }
+    }
+  }
+
+  // Where panels are fewer than members, they share the strips too.
+  void MultiplyByRows(const LotWeight& w, int member, MemberScratch* scratch) {
+    const int64_t units = UnitsOf(w), unit = w.kernel->nr / kPanelColumns;
+    const int64_t down = members_ / units, x = member % units, y = member / units;
     if (y >= down) return;
     const auto strips = static_cast<int64_t>(strips_.size());
+    const auto begin = size_t(strips * y / down), end = size_t(strips * (y + 1) / down);
+    if (begin == end) return;
+    MultiplyPart(PartOf(w, begin, end), x * unit, std::min((x + 1) * unit, w.weight->panels()),
+                 scratch);
+  }
+
+  Part PartOf(const LotWeight& w, size_t strip_begin, size_t strip_end) const {
     Part part{};
     part.of = &w;
-    part.strip_begin = size_t(strips * y / down);
-    part.strip_end = size_t(strips * (y + 1) / down);
-    if (part.strip_begin == part.strip_end) return;
-    part.row_begin = strips_[part.strip_begin].row_begin;
-    part.row_end = strips_[part.strip_end - 1].row_begin + strips_[part.strip_end - 1].rows;
-    const int64_t begin = units * x / across * unit;
-    const int64_t end = std::min(units * (x + 1) / across * unit, weight.panels());
-    MultiplyPart(part, begin, end, scratch);
+    part.strip_begin = strip_begin;
+    part.strip_end = strip_end;
+    part.row_begin = strips_[strip_begin].row_begin;
+    part.row_end = strips_[strip_end - 1].row_begin + strips_[strip_end - 1].rows;
+    return part;
   }
 
   void MultiplyPart(Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
@@ -421,6 +475,7 @@ class Loop {
   std::vector<PackedRow>& packed_rows_;
   std::vector<int32_t>& row_sums_;  // [rows][groups], for weights with an offset
   std::vector<Strip>& strips_;
+  std::vector<Share>& shares_;  // [lot][members]
   bool packed_ahead_ = false;
   int64_t pack_ns_ = 0;
   std::atomic<int64_t> packed_count_{0};

@@ -155,7 +155,7 @@ void Batcher::Append(Group& group, Request* request, int64_t own_ns) {
   requests_.fetch_add(1, std::memory_order_relaxed);
   rows_.fetch_add(request->activations.rows, std::memory_order_relaxed);
   Predict(group);
-  if (own_ns <= limits_.tile_ns_max) small_seen_ns_ = clock_.NowNs();
+  if (own_ns <= limits_.batch_ns_max) small_seen_ns_ = clock_.NowNs();
 }
 
 // Joined rows cost less than each alone, so a group is predicted as a whole.
@@ -223,15 +223,15 @@ void Batcher::Stop() {
 void Batcher::Fill(Group& group, Batch* batch, std::vector<Request*>* dropped) {
   const int64_t now_ns = clock_.NowNs();
   const Request& sample = *group.lines.front().first;
-  const int64_t rows_max = std::min(
-      limits_.batch_rows_max, std::max(kJoinedRows, RowsWithin(sample, limits_.batch_ns_max)));
-  const bool small_ones_come = now_ns - small_seen_ns_ < kSmallMemoryNs;
-  Tile tile{limits_.batch_ns_max, rows_max, rows_max};
-  if (small_ones_come) {
-    tile.ns = limits_.tile_ns_max;
-    tile.rows = std::min(rows_max, RowsWithin(sample, tile.ns));
+  const int64_t large_rows =
+      std::min(limits_.batch_rows_max, RowsWithin(sample, limits_.batch_ns_max));
+  const int64_t rows_max = std::min(limits_.batch_rows_max, std::max(kJoinedRows, large_rows));
+  Tile tile{.large_rows = large_rows, .rows = rows_max, .room = rows_max};
+  if (now_ns - small_seen_ns_ < kSmallMemoryNs) {
+    tile.rows = std::min(rows_max, RowsWithin(sample, limits_.tile_ns_max));
     tile.room = tile.rows;
   }
+  for (Line& line : group.lines) line.rows_in_batch = 0;
   bool progress = true;
   while (progress && batch->rows < rows_max) {
     progress = false;
@@ -239,31 +239,38 @@ void Batcher::Fill(Group& group, Batch* batch, std::vector<Request*>* dropped) {
       group.turn = group.turn < group.lines.size() ? group.turn : 0;
       Line& line = group.lines[group.turn];
       DropDead(group, line, now_ns, dropped);
-      if (line.first != nullptr)
+      // Beside a tile of a large request everybody has as much as that tile, so that none starves the others.
+      const bool had_its_share = tile.is_taken && line.rows_in_batch >= tile.rows;
+      if (line.first != nullptr && !had_its_share)
         progress |= TakePiece(group, line, &tile, rows_max - batch->rows, batch);
       if (line.first == nullptr)
         group.lines.erase(group.lines.begin() + static_cast<std::ptrdiff_t>(group.turn));
       else ++group.turn;
     }
   }
+  // All were asked as often: the next batch begins with another one, or its tile would always be the same
+  // line's.
+  if (batch->rows < rows_max) group.turn = group.turn < group.lines.size() ? group.turn + 1 : 1;
 }
 
 // False when the line's first request does not fit any more.
 bool Batcher::TakePiece(Group& group, Line& line, Tile* tile, int64_t room, Batch* batch) {
   Request& request = *line.first;
   const int64_t left = request.activations.rows - request.rows_taken;
-  const bool is_large = request.activations.rows > tile->rows &&
-                        (request.rows_taken > 0 || left > limits_.batch_rows_max ||
-                         predictor_(request, left) > tile->ns);
+  const bool is_large = request.activations.rows > tile->large_rows;
   // It has room in the next batch, whole.
   if (!is_large && left > room && !batch->pieces.empty()) return false;
   const int64_t rows = is_large ? std::min({left, tile->room, room}) : left;
   if (rows == 0) return false;
-  if (is_large) tile->room -= rows;
+  if (is_large) {
+    tile->room -= rows;
+    tile->is_taken = true;
+  }
   batch->pieces.push_back({&request, request.rows_taken, rows});
   batch->rows += rows;
   request.rows_taken += rows;
   line.rows -= rows;
+  line.rows_in_batch += rows;
   group.rows -= rows;
   rows_.fetch_sub(rows, std::memory_order_relaxed);
   if (rows == left) PopFirst(group, line);

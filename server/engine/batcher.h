@@ -93,6 +93,7 @@ class Batcher {
     Request* first = nullptr;
     Request* last = nullptr;
     int64_t rows = 0;
+    int64_t rows_in_batch = 0;  // of the one that is being filled
   };
   // What may share a batch.
   struct Group {
@@ -107,9 +108,10 @@ class Batcher {
 
   // What large requests may have of a batch.
   struct Tile {
-    int64_t ns = 0;  // a request that takes longer is large
+    int64_t large_rows = 0;  // a request of more is large
     int64_t rows = 0;
     int64_t room = 0;  // of those rows, not yet given away
+    bool is_taken = false;
   };
 
   Status MayPush(const Request& request, int64_t own_ns, const Group* group) const;

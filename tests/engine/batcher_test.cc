@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "tests/engine/engine_fixture.h"
@@ -128,6 +129,41 @@ TEST(Batcher, ALargeRequestIsCutSoThatASmallOneWaitsForATile) {
   EXPECT_EQ(b.batcher.queued(), 0);
 }
 
+TEST(Batcher, BesideATileEverybodyHasAsMuchAsIt) {
+  BatcherLimits limits;
+  limits.tile_ns_max = 16 * kRowNs;
+  limits.batch_ns_max = 128 * kRowNs;
+  BatcherFixture b(limits);
+  const auto giant = Rows(b.w, 1000, 1), medium = Rows(b.w, 100, 2);
+  std::vector<std::unique_ptr<TestRequest>> small;
+  for (int i = 0; i < 50; ++i) small.push_back(Rows(b.w, 1, 3));
+  for (Request* r : {giant.get(), medium.get()}) ASSERT_TRUE(b.batcher.Push(r).ok());
+  for (const auto& r : small) ASSERT_TRUE(b.batcher.Push(r.get()).ok());
+  std::map<uint64_t, int64_t> rows;  // by client
+  for (const BatchPiece& piece : b.Take()) rows[piece.request->client] += piece.rows;
+  EXPECT_EQ(rows[1], 16) << "a tile of the giant";
+  EXPECT_EQ(rows[2], 100) << "what fits in a batch is not cut";
+  EXPECT_GE(rows[3], 12) << "as much as a batch still holds";
+  rows.clear();
+  for (const BatchPiece& piece : b.Take()) rows[piece.request->client] += piece.rows;
+  EXPECT_EQ(rows[1], 16);
+  EXPECT_EQ(rows[3], 16);
+}
+
+TEST(Batcher, LargeRequestsTakeTurnsWithTheTile) {
+  BatcherLimits limits;
+  limits.tile_ns_max = 16 * kRowNs;
+  limits.batch_ns_max = 128 * kRowNs;
+  BatcherFixture b(limits);
+  const auto one = Rows(b.w, 1000, 1), two = Rows(b.w, 1000, 2), small = Rows(b.w, 1, 3);
+  for (Request* r : {one.get(), two.get(), small.get()}) ASSERT_TRUE(b.batcher.Push(r).ok());
+  std::map<uint64_t, int64_t> rows;  // by client
+  for (int i = 0; i < 6; ++i)
+    for (const BatchPiece& piece : b.Take()) rows[piece.request->client] += piece.rows;
+  EXPECT_EQ(rows[1], 48);
+  EXPECT_EQ(rows[2], 48);
+}
+
 TEST(Batcher, EveryRowIsTakenOnce) {
   BatcherLimits limits;
   limits.batch_rows_max = 48;
@@ -220,7 +256,8 @@ TEST(Batcher, AGiantOfAnotherClientIsNoReasonToRefuse) {
     small.push_back(Rows(b.w, 1, /*client=*/2));
     ASSERT_TRUE(b.batcher.Push(small.back().get()).ok()) << i;
   }
-  for (int i = 50; i < 63; ++i) small.push_back(Rows(b.w, 1, /*client=*/3 + static_cast<uint64_t>(i)));
+  for (int i = 50; i < 63; ++i)
+    small.push_back(Rows(b.w, 1, /*client=*/3 + static_cast<uint64_t>(i)));
   for (size_t i = 50; i < small.size(); ++i)
     ASSERT_TRUE(b.batcher.Push(small[i].get()).ok()) << "few wait so far";
   EXPECT_EQ(b.batcher.queued(), kFewRequests);
