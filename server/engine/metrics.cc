@@ -94,7 +94,8 @@ struct alignas(64) Metrics::Shard {
   std::array<std::atomic<int64_t>, static_cast<size_t>(Counter::kMetricCount)> counters{};
   std::array<HistogramCells, static_cast<size_t>(Histogram::kMetricCount)> histograms;
   std::vector<KernelCells> kernels;
-  std::atomic<size_t> last_kernel{0};  // where the next search begins: most often it is the same again
+  std::atomic<size_t> last_kernel{
+      0};  // where the next search begins: most often it is the same again
 };
 
 Metrics::Metrics(std::vector<KernelKey> kernels, bool enabled)

@@ -99,7 +99,8 @@ Status Router::CheckKernelFits(const KernelInfo& kernel, const Weight& weight,
 
 int64_t Router::PredictNs(size_t device, const RouteQuery& query, int64_t rows, int threads) const {
   const auto predict = [&](const Weight& weight, Arithmetic arithmetic) {
-    return devices_[device]->PredictNs(rows, *weight.content->copies()[device], arithmetic, threads);
+    return devices_[device]->PredictNs(rows, *weight.content->copies()[device], arithmetic,
+                                       threads);
   };
   int64_t ns = 0;
   for (const WeightPtr& weight : query.weights) ns += predict(*weight, query.arithmetic);

@@ -192,8 +192,7 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
 std::vector<KernelChoice> FakeDevice::Explain(
     int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights, Arithmetic,
     std::string_view) const {
-  return {{kFakeKernel, true, true, predicted_ns,
-           "the only one"},
+  return {{kFakeKernel, true, true, predicted_ns, "the only one"},
           {kFakeKernelUnsupported, false, false, std::nullopt, "this machine has no fake512"}};
 }
 
