@@ -12,8 +12,10 @@
 namespace qmatmul::cuda {
 namespace {
 
-// What one tile's uploads, operands and results may take: pinned memory that a lane keeps.
+// What one tile's uploads, operands and results may take, which its lane keeps: all lanes a part of the device,
+// and no more pinned memory than a host can spare.
 constexpr int64_t kTileBytesMax = int64_t{256} << 20;
+constexpr int64_t kTileMemoryShare = 32;
 
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
@@ -177,8 +179,8 @@ Fault CudaDevice::RunTiles(const Work& work, std::span<const StepKernels> kernel
                            RunReport* report) {
   const Gpu::Hold lane(gpu_.get());
   Batch batch(work, kernels, gpu_.get(), lane.get());
-  const int64_t rows_max =
-      std::clamp<int64_t>(kTileBytesMax / batch.row_bytes(), 1, kTileRowsMax);
+  const int64_t bytes_max = std::min(kTileBytesMax, info_.memory_bytes / kTileMemoryShare);
+  const int64_t rows_max = std::clamp<int64_t>(bytes_max / batch.row_bytes(), 1, kTileRowsMax);
   const int64_t tiles = (rows + rows_max - 1) / rows_max;
   std::vector<int64_t> refused_rows(work.segments.size(), kNoRow);
   for (int64_t t = 0; t < tiles; ++t) {

@@ -65,10 +65,11 @@ KernelChoices::KernelChoices(const std::vector<std::string>& why_not, std::strin
 double KernelChoices::KernelNs(const State& state, const ProductSize& size) const {
   if (state.rates.bytes_per_ns <= 0 || state.rates.products_per_ns <= 0) return 0;
   const CudaKernel& kernel = *state.kernel;
-  const int64_t pass_rows = kernel.form == Form::kMma ? size.rows : kernel.mr;
-  const auto passes = double(RoundUp(std::max<int64_t>(size.rows, 1), pass_rows) / pass_rows);
+  const int64_t rows = std::max<int64_t>(size.rows, 1);
+  const int64_t pass_rows = kernel.form == Form::kMma ? rows : kernel.mr;
+  const auto passes = double(RoundUp(rows, pass_rows) / pass_rows);
   // A tile of 16 rows is the least that mma computes.
-  const int64_t padded = kernel.form == Form::kMma ? RoundUp(size.rows, 16) : size.rows;
+  const int64_t padded = kernel.form == Form::kMma ? RoundUp(rows, 16) : rows;
   const double values = double(size.k) * double(size.n);
   const double read_ns = passes * values * BitsOf(size.weight) / 8 / state.rates.bytes_per_ns;
   return std::max(read_ns, values * double(padded) / state.rates.products_per_ns);

@@ -132,6 +132,7 @@ void EmulatedRuntime::Run(const KernelLaunch& launch) {
     lost_ = true;
     return;
   }
+  ++launches_of_[size_t(launch.id)];
   const KernelShape shape = ShapeOf(launch.id);
   simt::EmulatedLaunch emulated;
   emulated.grid = {launch.grid_x, launch.grid_y, launch.grid_z};

@@ -25,7 +25,7 @@ struct EmulatedOptions {
   int64_t arena_piece_bytes = 0;
 };
 
-class EmulatedRuntime final : public Runtime {
+class EmulatedRuntime : public Runtime {
  public:
   explicit EmulatedRuntime(const EmulatedOptions& options);
   ~EmulatedRuntime() override;
@@ -49,6 +49,7 @@ class EmulatedRuntime final : public Runtime {
   void SetMemoryBytes(int64_t bytes) { memory_bytes_ = bytes; }
   int64_t allocated_bytes() const { return allocated_bytes_; }
   int64_t launches() const { return launches_; }
+  int64_t launches(KernelId id) const { return launches_of_[size_t(id)]; }
 
  private:
   struct Queue;
@@ -62,6 +63,7 @@ class EmulatedRuntime final : public Runtime {
   std::atomic<int64_t> allocated_bytes_ = 0;
   std::atomic<int64_t> launches_left_ = -1;
   std::atomic<int64_t> launches_ = 0;
+  std::array<std::atomic<int64_t>, kKernelCount> launches_of_ = {};
   std::atomic<bool> lost_ = false;
   std::mutex mutex_;                  // guards sizes_
   std::map<std::byte*, int64_t> sizes_;
