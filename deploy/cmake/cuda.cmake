@@ -21,5 +21,10 @@ if(QMATMUL_CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${QMATMUL_CCACHE})
 endif()
 enable_language(CUDA)
+# nvcc 12 and newer know C++20; CMake 3.25 does not know that the newest do.
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
 # Numerics §2: never fused, denormals kept.
 string(APPEND CMAKE_CUDA_FLAGS " -fmad=false -ftz=false -prec-div=true")
