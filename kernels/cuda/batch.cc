@@ -56,9 +56,8 @@ const CudaPackedWeight& Batch::WeightOf(size_t step, size_t w) const {
 }
 
 bool Batch::ChecksWanted(size_t w) const {
-  return std::any_of(work_.segments.begin(), work_.segments.end(), [w](const RowSegment& s) {
-    return !s.outputs[w].row_checks.empty();
-  });
+  return std::any_of(work_.segments.begin(), work_.segments.end(),
+                     [w](const RowSegment& s) { return !s.outputs[w].row_checks.empty(); });
 }
 
 Batch::Form Batch::FormOf(size_t step, const CudaPackedWeight& weight) const {
@@ -146,7 +145,8 @@ void Batch::PlaceWork() {
   int64_t intermediates[2] = {0, 0}, operands = 0, floats = 0;
   partial_bytes_ = ticket_bytes_ = 0;
   for (size_t s = 0; s + 1 < steps_.size(); ++s)
-    intermediates[s % 2] = std::max(intermediates[s % 2], rows_ * steps_[s].products[0].result_bytes);
+    intermediates[s % 2] =
+        std::max(intermediates[s % 2], rows_ * steps_[s].products[0].result_bytes);
   const int64_t places[2] = {cursor.Take(intermediates[0]), cursor.Take(intermediates[1])};
   const int64_t first = cursor.at;
   for (size_t s = 0; s < steps_.size(); ++s) {
@@ -278,9 +278,8 @@ ProductArgs Batch::ArgsOf(size_t s, size_t w) const {
     args.row_checks = OnDevice<uint64_t>(product.checks);
   }
   args.slices = product.plan.slices;
-  args.partial = product.plan.float_bytes > 0
-                     ? InWork<int32_t>(float_partial_)
-                     : reinterpret_cast<int32_t*>(lane_->partial.data());
+  args.partial = product.plan.float_bytes > 0 ? InWork<int32_t>(float_partial_)
+                                              : reinterpret_cast<int32_t*>(lane_->partial.data());
   args.tickets = reinterpret_cast<uint32_t*>(lane_->tickets.data());
   return args;
 }
@@ -347,8 +346,8 @@ Fault Batch::Run(std::span<const TilePart> parts, std::vector<int64_t>* refused_
   if (error.ok() || end.kind == ErrorKind::kLost) error = end;
   if (!error.ok())
     return gpu_->FaultOf(error, "SCRATCH_MEMORY",
-                         "the operands and results of " + std::to_string(rows_) + " rows: " +
-                             std::to_string(end_ + work_bytes_) + " bytes");
+                         "the operands and results of " + std::to_string(rows_) +
+                             " rows: " + std::to_string(end_ + work_bytes_) + " bytes");
   Settle(refused_rows);
   for (const Step& step : steps_) {
     report->packed_rows += rows_ * static_cast<int64_t>(step.forms.size());
@@ -393,12 +392,12 @@ void Batch::SettleRefusals(size_t p, std::vector<int64_t>* refused_rows) {
       std::memcpy(&value, &refusals[r].bits, 4);
       char text[32];
       std::snprintf(text, sizeof text, "%.9g", static_cast<double>(value));
-      segment.fault = {
-          FaultKind::kInvalidArgument, "ACTIVATION_RANGE",
-          "chain: the result of step " + std::to_string(s) + " at [" + std::to_string(row) + ", " +
-              std::to_string(refusals[r].column) + "] is " + text + ", which step " +
-              std::to_string(s + 1) + " of " + std::to_string(steps_.size()) +
-              " cannot take: not within ±2^53; use smaller activations or scales"};
+      segment.fault = {FaultKind::kInvalidArgument, "ACTIVATION_RANGE",
+                       "chain: the result of step " + std::to_string(s) + " at [" +
+                           std::to_string(row) + ", " + std::to_string(refusals[r].column) +
+                           "] is " + text + ", which step " + std::to_string(s + 1) + " of " +
+                           std::to_string(steps_.size()) +
+                           " cannot take: not within ±2^53; use smaller activations or scales"};
       break;
     }
   }

@@ -62,8 +62,8 @@ class Batch {
   struct Product {
     ProductPlan plan;
     size_t form = 0;
-    int64_t outputs = 0;      // first DeviceOutput
-    int64_t checks = 0;       // row checks, and
+    int64_t outputs = 0;       // first DeviceOutput
+    int64_t checks = 0;        // row checks, and
     int64_t check_vector = 0;  // r; 0: not asked
     int64_t outcomes = 0;
     int64_t results = 0;

@@ -44,8 +44,13 @@ class Trial {
     const bool floats = kernel_.arithmetic == Arithmetic::kW8A32;
     const std::vector<std::byte> data(static_cast<size_t>(rows * k * (floats ? 4 : 1)));
     const ByteSpan span{data.data(), data.size()};
-    const ActivationView view{floats ? DataType::kF32 : DataType::kInt8, rows, k, {&span, 1},
-                              Quantization::kNone, {}, {}};
+    const ActivationView view{floats ? DataType::kF32 : DataType::kInt8,
+                              rows,
+                              k,
+                              {&span, 1},
+                              Quantization::kNone,
+                              {},
+                              {}};
     std::vector<std::byte> results(static_cast<size_t>(rows * n * 4));
     int64_t best = -1;
     for (int i = 0; i < 4; ++i) {

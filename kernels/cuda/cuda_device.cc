@@ -206,15 +206,14 @@ std::vector<KernelChoice> CudaDevice::Explain(
     const KernelChoices::State* made = choices_.Select(size, &fell_back);
     if (!forced.empty() && !choices_.Find(forced, rows, &made).ok()) made = nullptr;
     for (const KernelChoices::Ranked& r : choices_.Rank(size)) {
-      KernelChoice choice{r.state->name, r.state->usable() && !r.quarantined, r.state == made, {},
-                          r.state->reason};
+      KernelChoice choice{
+          r.state->name, r.state->usable() && !r.quarantined, r.state == made, {}, r.state->reason};
       if (r.kernel_ns > 0) choice.predicted_ns = static_cast<int64_t>(r.kernel_ns);
       if (r.quarantined)
         choice.reason = "quarantined for " + std::string(NameOf(RowClassOf(rows))) + " rows";
       else if (choice.chosen)
         choice.reason = forced.empty() ? "least predicted time" : "forced by the request";
-      else if (choice.eligible)
-        choice.reason = "predicted behind the choice";
+      else if (choice.eligible) choice.reason = "predicted behind the choice";
       choices.push_back(std::move(choice));
     }
   }
@@ -224,8 +223,7 @@ std::vector<KernelChoice> CudaDevice::Explain(
 }
 
 int64_t CudaDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const {
-  return static_cast<int64_t>(
-      choices_.CallNs({rows, k, n, DataType::kInt8, Arithmetic::kW8A8}));
+  return static_cast<int64_t>(choices_.CallNs({rows, k, n, DataType::kInt8, Arithmetic::kW8A8}));
 }
 
 std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options) {

@@ -306,7 +306,8 @@ void LoadMatrices(uint32_t (&r)[4], const unsigned char* row) {
       machine.Collect([row](Exchange& given, int lane) { given.rows[lane] = row; });
   const int lane = machine.thread % kLanes, g = lane >> 2, t = lane & 3;
   for (int i = 0; i < 4; ++i) {
-    if (reinterpret_cast<uintptr_t>(slot.rows[8 * i + g]) % 16 != 0) Die("a matrix row is not aligned");
+    if (reinterpret_cast<uintptr_t>(slot.rows[8 * i + g]) % 16 != 0)
+      Die("a matrix row is not aligned");
     std::memcpy(&r[i], slot.rows[8 * i + g] + 4 * t, 4);
   }
 }

@@ -58,8 +58,8 @@ class FloatKernel {
   using U = Unit<kWeight>;
 
   static QMATMUL_DEVICE float* PartialOf(const ProductArgs& p, int block, int row, int n) {
-    return reinterpret_cast<float*>(p.partial) +
-           (int64_t(block) * p.row_count + row) * p.weight.n + n;
+    return reinterpret_cast<float*>(p.partial) + (int64_t(block) * p.row_count + row) * p.weight.n +
+           n;
   }
   static QMATMUL_DEVICE void Leave(const ProductArgs& p, int block, int row, int n, float sum) {
     if (row < p.row_count && n < p.weight.n) *PartialOf(p, block, row, n) = sum;
@@ -78,11 +78,13 @@ class FloatKernel {
       signed char* out = columns + i / units * kColumnPitch + i % units * U::kK;
       for (int e = 0; e < U::kFields; ++e)
         for (int b = 0; b < kUnitBytes; ++b)
-          out[16 * e + b] = static_cast<signed char>(U::Value(words.w[b / 4] >> (b % 4 * 8) & 0xff, e));
+          out[16 * e + b] =
+              static_cast<signed char>(U::Value(words.w[b / 4] >> (b % 4 * 8) & 0xff, e));
     }
   }
 
-  static QMATMUL_DEVICE void StageRows(const ProductArgs& p, int row0, int k0, int count, float* rows) {
+  static QMATMUL_DEVICE void StageRows(const ProductArgs& p, int row0, int k0, int count,
+                                       float* rows) {
     for (int i = simt::Thread(); i < kRows * kChunkK; i += kThreads) {
       const int row = row0 + i / kChunkK, k = i % kChunkK;
       if (row < p.row_count && k < count)

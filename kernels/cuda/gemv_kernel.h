@@ -25,7 +25,8 @@ class GemvKernel {
  public:
   static constexpr int kThreads = 128, kColumns = 4, kResults = kRows * kColumns;
   static constexpr int kGroupsPerPass = 64;
-  static constexpr int kSharedBytes = (kGrouped ? kGroupsPerPass : kThreads / kWarp) * kResults * 4 + 4;
+  static constexpr int kSharedBytes =
+      (kGrouped ? kGroupsPerPass : kThreads / kWarp) * kResults * 4 + 4;
 
   static QMATMUL_DEVICE void Run(const ProductArgs& p) {
     const int row0 = simt::Block().z * kRows, column0 = simt::Block().x * kColumns;
@@ -38,7 +39,9 @@ class GemvKernel {
   using Sums = int32_t[kRows][kColumns];
 
   // What lies past the edge repeats the last row or column and is not stored.
-  static QMATMUL_DEVICE int Inside(int index, int count) { return index < count ? index : count - 1; }
+  static QMATMUL_DEVICE int Inside(int index, int count) {
+    return index < count ? index : count - 1;
+  }
 
   static QMATMUL_DEVICE void AddUnit(const ProductArgs& p, int row0, int column0, int64_t unit,
                                      Sums& acc) {
@@ -125,7 +128,8 @@ class GemvKernel {
       if (row >= p.row_count || n >= p.weight.n) continue;
       const int64_t at = int64_t(g) * p.weight.n + n;
       const auto correction = uint32_t(p.states[row].correction);
-      const auto sum = int32_t(uint32_t(shared[i] >> U::kShift) - correction * uint32_t(p.weight.sums[at]));
+      const auto sum =
+          int32_t(uint32_t(shared[i] >> U::kShift) - correction * uint32_t(p.weight.sums[at]));
       if (p.check_vector != nullptr)
         simt::AtomicAdd(&p.row_checks[row], uint64_t(int64_t(sum)) * p.check_vector[n]);
       shared[i] = int32_t(simt::Bits(simt::Multiply(simt::ToFloat(sum), p.weight.scales[at])));

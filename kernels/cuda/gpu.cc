@@ -50,8 +50,7 @@ Error Lane::ReserveZeroed(Buffer* buffer, int64_t bytes) {
   return runtime->Clear(stream, buffer->data(), buffer->bytes());
 }
 
-Gpu::Gpu(std::unique_ptr<Runtime> runtime)
-    : runtime_(std::move(runtime)), arena_(runtime_.get()) {}
+Gpu::Gpu(std::unique_ptr<Runtime> runtime) : runtime_(std::move(runtime)), arena_(runtime_.get()) {}
 
 Error Gpu::Open() {
   for (int i = 0; i < kLanes; ++i) {
@@ -67,8 +66,7 @@ Fault Gpu::FaultOf(const Error& error, const char* memory_reason, const std::str
   if (error.kind == ErrorKind::kOutOfMemory)
     return {FaultKind::kResourceExhausted, memory_reason,
             "no memory on " + info().id + " for " + what + " (" + error.message + "); " +
-                std::to_string(arena_.used_bytes()) + " of " +
-                std::to_string(info().memory_bytes) +
+                std::to_string(arena_.used_bytes()) + " of " + std::to_string(info().memory_bytes) +
                 " bytes are in use; delete weights or send fewer rows at a time"};
   {
     std::lock_guard lock(mutex_);

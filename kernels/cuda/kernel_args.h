@@ -26,9 +26,9 @@ inline constexpr int kStepK = 32;  // of one mma
 
 struct WeightArgs {
   const unsigned char* data = nullptr;
-  const int32_t* sums = nullptr;   // Σ_k of each group, [groups, n]
-  const float* scales = nullptr;   // [groups, n]; 1 where the weight has none
-  const float* bias = nullptr;     // [n] or null
+  const int32_t* sums = nullptr;  // Σ_k of each group, [groups, n]
+  const float* scales = nullptr;  // [groups, n]; 1 where the weight has none
+  const float* bias = nullptr;    // [n] or null
   int64_t row_bytes = 0;
   int32_t n = 0, k = 0;
   int32_t groups = 1, group_k = 0, group_pad = 0;
@@ -39,8 +39,8 @@ enum class RowKind : uint8_t { kInt8, kUint8, kDynamic, kStatic, kFloat };
 
 // One row, as the host describes it.
 struct RowSource {
-  uint64_t offset = 0;  // of its first byte
-  float scale = 1.0f;   // sa; 1 when there is none
+  uint64_t offset = 0;   // of its first byte
+  float scale = 1.0f;    // sa; 1 when there is none
   float inverse = 1.0f;  // 1 / sa, of static quantization
   int32_t zero_point = 0;
   uint32_t part = 0;

@@ -80,8 +80,7 @@ double KernelChoices::CallNs(const ProductSize& size) const {
   const State* state = Select(size, &fell_back);
   if (state == nullptr || costs_.up_bytes_per_ns <= 0 || costs_.down_bytes_per_ns <= 0) return 0;
   return costs_.call_ns + double(size.rows) * double(size.k) / costs_.up_bytes_per_ns +
-         double(size.rows) * double(size.n) * 4 / costs_.down_bytes_per_ns +
-         KernelNs(*state, size);
+         double(size.rows) * double(size.n) * 4 / costs_.down_bytes_per_ns + KernelNs(*state, size);
 }
 
 bool KernelChoices::IsQuarantined(const State& state, RowClass row_class) const {

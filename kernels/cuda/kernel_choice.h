@@ -25,7 +25,7 @@
 namespace qmatmul::cuda {
 
 enum class RowClass : uint8_t { kFew, kSome, kMany };
-RowClass RowClassOf(int64_t rows);             // to 8, to 64, more
+RowClass RowClassOf(int64_t rows);            // to 8, to 64, more
 std::string_view NameOf(RowClass row_class);  // "m1-8", "m9-64", "m65+"
 
 // What one kernel takes. Zero: not measured.

@@ -31,7 +31,7 @@ class MmaKernel {
 
  private:
   using U = Unit<kWeight>;
-  static constexpr int kTiles = kWarpRows / 16;  // of mma, down a warp; across it are 4
+  static constexpr int kTiles = kWarpRows / 16;              // of mma, down a warp; across it are 4
   static constexpr int kWeightBytes = kStageK / U::kFields;  // of a column, in a stage
   static constexpr int kRowPitch = kStageK + 16;
   static constexpr int kColumnPitch = kWeightBytes == 16 ? 16 : kWeightBytes + 16;
@@ -100,7 +100,8 @@ class MmaKernel {
   }
 
   // The operands of 32 columns for one step of 32 k.
-  static QMATMUL_DEVICE void LoadColumns(const unsigned char* columns, int step, uint32_t (&b)[4][2]) {
+  static QMATMUL_DEVICE void LoadColumns(const unsigned char* columns, int step,
+                                         uint32_t (&b)[4][2]) {
     const int lane = simt::Thread() % kWarp, matrix = lane / 8, line = lane % 8;
     uint32_t r[4];
     if constexpr (kWeight == DataType::kInt8) {
@@ -132,8 +133,8 @@ class MmaKernel {
       uint32_t a[kTiles][4], b[4][2];
 #pragma unroll
       for (int i = 0; i < kTiles; ++i)
-        simt::LoadMatrices(a[i], rows + (16 * i + matrix % 2 * 8 + line) * kRowPitch + step * kStepK +
-                                     matrix / 2 * 16);
+        simt::LoadMatrices(a[i], rows + (16 * i + matrix % 2 * 8 + line) * kRowPitch +
+                                     step * kStepK + matrix / 2 * 16);
       LoadColumns(columns, step, b);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i)
@@ -167,7 +168,8 @@ class MmaKernel {
             if (correction != 0) sum -= correction * uint32_t(p.weight.sums[first + n]);
             if (p.check_vector != nullptr)
               check += uint64_t(int64_t(int32_t(sum))) * p.check_vector[n];
-            const float part = simt::Multiply(simt::ToFloat(int32_t(sum)), p.weight.scales[first + n]);
+            const float part =
+                simt::Multiply(simt::ToFloat(int32_t(sum)), p.weight.scales[first + n]);
             y = tile->group == 0 ? part : simt::Add(y, part);
           }
           acc = 0;

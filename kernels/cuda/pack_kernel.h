@@ -51,8 +51,7 @@ class SumsKernel {
   static constexpr int kThreads = kPackThreads, kSharedBytes = 0;
 
   static QMATMUL_DEVICE void Run(const SumsArgs& p) {
-    const int64_t warp =
-        int64_t(simt::Block().x) * (kThreads / kWarp) + simt::Thread() / kWarp;
+    const int64_t warp = int64_t(simt::Block().x) * (kThreads / kWarp) + simt::Thread() / kWarp;
     if (warp >= int64_t(p.groups) * p.n) return;
     const int64_t group = warp / p.n, n = warp % p.n;
     const int bits = BitsOfWeight(p.dtype);

@@ -87,8 +87,8 @@ Fault CudaPackedWeight::Allocate(const WeightSpec& spec, std::shared_ptr<Gpu> gp
   }
   if (!error.ok())
     return g->FaultOf(error, "WEIGHT_MEMORY",
-                      "a packed weight of k = " + std::to_string(spec.k) +
-                          ", n = " + std::to_string(spec.n) + ": " + std::to_string(end) + " bytes");
+                      "a packed weight of k = " + std::to_string(spec.k) + ", n = " +
+                          std::to_string(spec.n) + ": " + std::to_string(end) + " bytes");
   w.bytes_ = Arena::BlockBytes(end);
   w.args_.data = At<unsigned char>(w.memory_, 0);
   w.args_.sums = At<int32_t>(w.memory_, sums);
@@ -131,8 +131,7 @@ Fault CudaPacker::Append(std::span<const std::byte> bytes) {
   position_ = end;
   while (!bytes.empty()) {
     const int64_t left = SectionBytes() - section_at_, wanted = std::min(left, kStageBytes);
-    const auto take =
-        std::min(bytes.size(), static_cast<size_t>(wanted) - stage_.size());
+    const auto take = std::min(bytes.size(), static_cast<size_t>(wanted) - stage_.size());
     stage_.insert(stage_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(take));
     bytes = bytes.subspan(take);
     if (static_cast<int64_t>(stage_.size()) < wanted) break;
@@ -164,8 +163,8 @@ Fault CudaPacker::CheckData() const {
     const auto byte = static_cast<unsigned>(raw);
     const bool last = ++at == line_bytes;
     if (last && used != 0 && byte >> used != 0)
-      return Invalid("PADDING_BITS", "unused bits of the last byte of line " +
-                                         std::to_string(line) + " must be 0");
+      return Invalid("PADDING_BITS",
+                     "unused bits of the last byte of line " + std::to_string(line) + " must be 0");
     if (spec.dtype == DataType::kInt2 && (byte & byte >> 1 & 0x55) != 0)
       return Invalid("INT2_CODE", "INT2 code 3 in line " + std::to_string(line) +
                                       "; codes are 0, 1, 2 for -1, 0, 1");
@@ -261,12 +260,12 @@ Fault CudaPacker::Finish(std::shared_ptr<const PackedWeight>* weight) {
 Fault CudaPacker::FillScales() {
   const WeightSpec& spec = weight_->spec();
   if (spec.scale_count > 1 || (spec.scale_count == 1 && spec.n == 1)) return {};
-  const std::vector<float> values(
-      static_cast<size_t>(std::min<int64_t>(spec.n, kStageBytes / 4)),
-      spec.scale_count == 1 ? first_scale_ : 1.0f);
+  const std::vector<float> values(static_cast<size_t>(std::min<int64_t>(spec.n, kStageBytes / 4)),
+                                  spec.scale_count == 1 ? first_scale_ : 1.0f);
   for (int64_t at = 0; at < spec.n; at += static_cast<int64_t>(values.size())) {
     const auto count = static_cast<size_t>(std::min<int64_t>(spec.n - at, int64_t(values.size())));
-    const std::vector<float> part(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(count));
+    const std::vector<float> part(values.begin(),
+                                  values.begin() + static_cast<std::ptrdiff_t>(count));
     if (Fault fault = PutFloats(part, weight_->args_.scales + at); !fault.ok()) return fault;
   }
   return {};

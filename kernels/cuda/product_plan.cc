@@ -29,7 +29,9 @@ constexpr int64_t kFloatPartialBytesMax = int64_t{32} << 20;
 
 int64_t CeilDiv(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
-KernelId Offset(KernelId first, int by) { return static_cast<KernelId>(static_cast<int>(first) + by); }
+KernelId Offset(KernelId first, int by) {
+  return static_cast<KernelId>(static_cast<int>(first) + by);
+}
 
 KernelId GemvId(const CudaKernel& kernel, bool grouped, int64_t rows) {
   const int form = rows <= 1 ? 0 : rows <= 2 ? 1 : rows <= 4 ? 2 : 3;

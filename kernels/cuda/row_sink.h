@@ -26,8 +26,8 @@ QMATMUL_DEVICE uint16_t ToF16(float value) {
   if (magnitude <= 0x3300'0000) return uint16_t(sign);  // up to 2^-25, a tie to zero
   const uint32_t shift = 126 - (magnitude >> 23);
   const uint32_t significand = (magnitude & 0x7f'ffff) | 0x80'0000;
-  return uint16_t(sign | ((significand + (1u << (shift - 1)) - 1 + ((significand >> shift) & 1)) >>
-                          shift));
+  return uint16_t(
+      sign | ((significand + (1u << (shift - 1)) - 1 + ((significand >> shift) & 1)) >> shift));
 }
 
 QMATMUL_DEVICE float ClampForConversion(float t) {
@@ -42,9 +42,10 @@ class RowSink {
   QMATMUL_DEVICE RowSink(const ProductArgs& p, int row) : p_(&p), row_(row) {
     output_ = p.outputs[int64_t(p.rows[row].part) * p.outputs_stride];
     state_ = p.states[row];
-    const int64_t element = output_.dtype == DataType::kInt8                                     ? 1
-                            : output_.dtype == DataType::kInt32 || output_.dtype == DataType::kF32 ? 4
-                                                                                                   : 2;
+    const int64_t element = output_.dtype == DataType::kInt8 ? 1
+                            : output_.dtype == DataType::kInt32 || output_.dtype == DataType::kF32
+                                ? 4
+                                : 2;
     data_ = output_.data + (row - output_.first_row) * int64_t(p.weight.n) * element;
   }
 
@@ -57,8 +58,7 @@ class RowSink {
   }
   // A group's part of y.
   QMATMUL_DEVICE float Scaled(int32_t acc, int group, int n) const {
-    return simt::Multiply(simt::ToFloat(acc),
-                          p_->weight.scales[int64_t(group) * p_->weight.n + n]);
+    return simt::Multiply(simt::ToFloat(acc), p_->weight.scales[int64_t(group) * p_->weight.n + n]);
   }
   // Counts a (corrected) sum in the row's check.
   QMATMUL_DEVICE void Check(int32_t acc, int n) {

@@ -46,8 +46,8 @@ class RowsKernel {
   struct Row {
     RowSource source;
     const unsigned char* bytes = nullptr;
-    float inverse = 0;   // what a value is multiplied by
-    bool zero = false;   // refused, or of (almost) nothing
+    float inverse = 0;  // what a value is multiplied by
+    bool zero = false;  // refused, or of (almost) nothing
   };
 
   static QMATMUL_DEVICE float WidenF16(uint32_t half) {
@@ -64,7 +64,8 @@ class RowsKernel {
   static QMATMUL_DEVICE float ValueAt(const Row& r, int k) {
     if (r.source.dtype == DataType::kF32) {
       const unsigned char* b = r.bytes + int64_t(k) * 4;
-      return simt::FromBits(b[0] | uint32_t(b[1]) << 8 | uint32_t(b[2]) << 16 | uint32_t(b[3]) << 24);
+      return simt::FromBits(b[0] | uint32_t(b[1]) << 8 | uint32_t(b[2]) << 16 |
+                            uint32_t(b[3]) << 24);
     }
     const unsigned char* b = r.bytes + int64_t(k) * 2;
     const uint32_t half = b[0] | uint32_t(b[1]) << 8;

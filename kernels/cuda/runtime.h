@@ -27,8 +27,8 @@ struct [[nodiscard]] Error {
 };
 
 struct RuntimeInfo {
-  std::string id;           // "cuda:0"
-  std::string description;  // the device's own name
+  std::string id;                     // "cuda:0"
+  std::string description;            // the device's own name
   std::vector<std::string> features;  // "sm_90", "driver_13.0"
   int64_t memory_bytes = 0;
   int multiprocessors = 1;
@@ -57,7 +57,8 @@ class Runtime {
   virtual void DestroyStream(Stream stream) = 0;
   // These are done in order, after the call has returned; memory stays as it is until Synchronize.
   virtual Error Upload(Stream stream, std::byte* device, const std::byte* host, int64_t bytes) = 0;
-  virtual Error Download(Stream stream, std::byte* host, const std::byte* device, int64_t bytes) = 0;
+  virtual Error Download(Stream stream, std::byte* host, const std::byte* device,
+                         int64_t bytes) = 0;
   virtual Error Clear(Stream stream, std::byte* device, int64_t bytes) = 0;
   virtual Error Launch(Stream stream, const KernelLaunch& launch) = 0;
   virtual Error Synchronize(Stream stream) = 0;

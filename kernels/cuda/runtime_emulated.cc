@@ -18,8 +18,8 @@ std::byte* MapGuarded(int64_t bytes, int64_t* mapped) {
   const int64_t aligned = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   const int64_t body = (aligned + kPage - 1) / kPage * kPage;
   *mapped = body + kPage;
-  void* memory = mmap(nullptr, size_t(*mapped), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, size_t(*mapped), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return nullptr;
   auto* first = static_cast<std::byte*>(memory);
   if (mprotect(first + body, size_t(kPage), PROT_NONE) != 0) std::abort();

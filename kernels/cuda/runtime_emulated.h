@@ -65,7 +65,7 @@ class EmulatedRuntime : public Runtime {
   std::atomic<int64_t> launches_ = 0;
   std::array<std::atomic<int64_t>, kKernelCount> launches_of_ = {};
   std::atomic<bool> lost_ = false;
-  std::mutex mutex_;                  // guards sizes_
+  std::mutex mutex_;  // guards sizes_
   std::map<std::byte*, int64_t> sizes_;
 };
 

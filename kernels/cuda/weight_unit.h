@@ -11,9 +11,9 @@ namespace qmatmul::cuda {
 template <DataType kWeight>
 struct Unit {
   static constexpr int kBits = kWeight == DataType::kInt8 ? 8 : kWeight == DataType::kInt4 ? 4 : 2;
-  static constexpr int kFields = 8 / kBits;      // of a byte
+  static constexpr int kFields = 8 / kBits;  // of a byte
   static constexpr int kK = kUnitBytes * kFields;
-  static constexpr int kShift = 8 - kBits;       // sums are too large by two to this power
+  static constexpr int kShift = 8 - kBits;  // sums are too large by two to this power
 
   // Field e of each byte of `word`, at the top of the byte.
   static QMATMUL_DEVICE uint32_t Field(uint32_t word, int e) {

@@ -1,6 +1,6 @@
-// T4: any two kernels of one weight type and arithmetic, of whatever device, give the same bytes, compared with each other
-// and not through the reference: a mistake that kernel and reference shared would still have to be made
-// by every instruction set alike.
+// T4: any two kernels of one weight type and arithmetic, of whatever device, give the same bytes, compared
+// with each other and not through the reference: a mistake that kernel and reference shared would still have
+// to be made by every instruction set alike.
 //
 // The same file is built once more against the library whose missing instruction sets are emulated.
 #include <gtest/gtest.h>

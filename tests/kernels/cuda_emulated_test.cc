@@ -65,9 +65,9 @@ void CheckKernels(Device* device, DataType dtype, int64_t rows, int64_t k, int64
     constexpr DataType outputs[] = {DataType::kF32, DataType::kF16, DataType::kInt8};
     const DataType output = random->Pick<DataType>(outputs);
     ProductRequest request{
-        .activations = test::FloatActivations(
-            DataType::kF32, rows, k, test::FloatRows::kOrdinary,
-            floats ? Quantization::kNone : Quantization::kDynamic, random),
+        .activations =
+            test::FloatActivations(DataType::kF32, rows, k, test::FloatRows::kOrdinary,
+                                   floats ? Quantization::kNone : Quantization::kDynamic, random),
         .epilogues = {{.dtype = output, .scaled = output == DataType::kInt8, .scale = 0.5f}}};
     product.requests = {std::move(request)};
     CheckProduct(device, kernel.name, product);
@@ -88,7 +88,8 @@ TEST_P(CudaOrders, EveryProgramGivesTheReferencesBytes) {
   options.seed = GetParam().seed;
   const Emulated emulated = Open(options);
   std::array<int64_t, kKernelCount> before;
-  for (size_t id = 0; id < kKernelCount; ++id) before[id] = emulated.runtime->launches(KernelId(id));
+  for (size_t id = 0; id < kKernelCount; ++id)
+    before[id] = emulated.runtime->launches(KernelId(id));
   Random random(GetParam().seed);
   for (DataType dtype : {DataType::kInt8, DataType::kInt4, DataType::kInt2}) {
     // Rows of each program; few columns and much k are cut into slices, many columns are not.
@@ -188,10 +189,10 @@ TEST(CudaMemory, RowsInTiles) {
                       .requests = {},
                       .row_checks = true};
   for (int64_t rows : {90, 0, 250}) {
-    ProductRequest request{.activations = test::FloatActivations(
-                               DataType::kBF16, rows, 100, test::FloatRows::kCorners,
-                               Quantization::kDynamic, &random),
-                           .epilogues = {{.dtype = DataType::kInt16}, {.dtype = DataType::kF16}}};
+    ProductRequest request{
+        .activations = test::FloatActivations(DataType::kBF16, rows, 100, test::FloatRows::kCorners,
+                                              Quantization::kDynamic, &random),
+        .epilogues = {{.dtype = DataType::kInt16}, {.dtype = DataType::kF16}}};
     request.epilogues[0].skip_bias = true;
     if (rows == 250) request.segments = {{100, 150}, {1, 80}};
     product.requests.push_back(std::move(request));
@@ -307,8 +308,7 @@ TEST(CudaChoice, PredictionsAreMeasuredAndExplained) {
     EXPECT_NE(choice.reason, "");
   }
   EXPECT_LE(*choices[0].predicted_ns, *choices[1].predicted_ns);
-  const auto forced =
-      device->Explain(3, {&packed, 1}, Arithmetic::kW8A8, choices[1].name);
+  const auto forced = device->Explain(3, {&packed, 1}, Arithmetic::kW8A8, choices[1].name);
   EXPECT_EQ(forced[0].name, choices[1].name);
   EXPECT_EQ(forced[0].reason, "forced by the request");
 }
