@@ -100,6 +100,11 @@ bool Arena::ReleaseWhole(int keep) {
   return released;
 }
 
+void Arena::Trim() {
+  std::lock_guard lock(mutex_);
+  ReleaseWhole(0);
+}
+
 int64_t Arena::used_bytes() const {
   std::lock_guard lock(mutex_);
   return used_bytes_;

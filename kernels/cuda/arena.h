@@ -36,6 +36,9 @@ class Arena {
   Error Allocate(int64_t bytes, std::byte** memory);
   void Free(std::byte* memory);
 
+  // Gives back the piece that is kept.
+  void Trim();
+
   int64_t used_bytes() const;  // in blocks
   int64_t held_bytes() const;  // in pieces
 

@@ -284,6 +284,24 @@ ProductArgs Batch::ArgsOf(size_t s, size_t w) const {
   return args;
 }
 
+Error Batch::LaunchOf(size_t s, size_t w, KernelLaunch* launch) const {
+  const ProductPlan& plan = steps_[s].products[w].plan;
+  const ProductArgs args = ArgsOf(s, w);
+  if (plan.id != KernelId::kWgmma8) {
+    *launch = KernelLaunch::Of(plan.id, args);
+    return {};
+  }
+  WgmmaArgs wgmma;
+  wgmma.product = args;
+  Runtime& runtime = *lane_->runtime;
+  Error e = runtime.DescribeRows(args.operands, rows_, args.operand_bytes, &wgmma.rows);
+  if (e.ok())
+    e = runtime.DescribeRows(args.weight.data, args.weight.n, args.weight.row_bytes,
+                             &wgmma.columns);
+  *launch = KernelLaunch::Of(plan.id, wgmma);
+  return e;
+}
+
 Error Batch::EnqueueStep(size_t s) {
   const Step& step = steps_[s];
   for (size_t f = 0; f < step.forms.size(); ++f) {
@@ -308,7 +326,8 @@ Error Batch::EnqueueStep(size_t s) {
   }
   for (size_t w = 0; w < step.products.size(); ++w) {
     const ProductPlan& plan = step.products[w].plan;
-    KernelLaunch launch = KernelLaunch::Of(plan.id, ArgsOf(s, w));
+    KernelLaunch launch;
+    if (Error e = LaunchOf(s, w, &launch); !e.ok()) return e;
     launch.grid_x = plan.grid_x;
     launch.grid_y = plan.grid_y;
     launch.grid_z = plan.grid_z;

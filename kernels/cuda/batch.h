@@ -93,6 +93,7 @@ class Batch {
   Error Enqueue();
   Error EnqueueStep(size_t step);
   ProductArgs ArgsOf(size_t step, size_t w) const;
+  Error LaunchOf(size_t step, size_t w, KernelLaunch* launch) const;
   void Settle(std::vector<int64_t>* refused_rows);
   void SettleRefusals(size_t p, std::vector<int64_t>* refused_rows);
   void SettleOutput(size_t p, size_t w);

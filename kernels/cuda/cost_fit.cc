@@ -95,11 +95,14 @@ KernelRates FitKernel(Device* device, const CudaKernel& kernel, double call_ns) 
   Trial trial(device, kernel);
   for (int64_t side = kSideMin; side <= kSideMax; side *= 4) {
     if (!trial.Pack(side)) break;
-    const int64_t one = trial.RunNs(1), many = trial.RunNs(kManyRows / 8);
+    // Tiles are measured where they are full.
+    const bool tiles = kernel.form == Form::kMma || kernel.form == Form::kWgmma;
+    const int64_t many_rows = tiles ? kManyRows : kManyRows / 8;
+    const int64_t one = trial.RunNs(1), many = trial.RunNs(many_rows);
     if (one < 0 || many < 0) break;
     const double values = double(side) * double(side), bytes = values * BitsOf(kernel.weight) / 8;
     rates.bytes_per_ns = bytes / std::max(double(one) - call_ns, 100.0);
-    rates.products_per_ns = values * (kManyRows / 8) / std::max(double(many) - call_ns, 100.0);
+    rates.products_per_ns = values * double(many_rows) / std::max(double(many) - call_ns, 100.0);
     if (double(many) - call_ns > kLongEnoughNs) break;
   }
   return rates;

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "kernels/cpu/self_test.h"
+#include "kernels/cuda/agreement.h"
 #include "kernels/cuda/cost_fit.h"
 #include "kernels/cuda/packed_weight.h"
 
@@ -16,19 +17,23 @@ namespace {
 // and no more pinned memory than a host can spare.
 constexpr int64_t kTileBytesMax = int64_t{256} << 20;
 constexpr int64_t kTileMemoryShare = 32;
+constexpr std::string_view kMmaInt8 = "cuda.mma.s8s8s32.128x128x32";
 
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
-std::vector<std::string> WhyNot(const Runtime& runtime) {
+std::vector<std::string> WhyNot(const Runtime& runtime, std::span<const std::string> broken) {
   // A kernel is run by several programs; what the first of each form needs, all need.
   std::vector<std::string> reasons;
   for (const CudaKernel& kernel : CudaKernels()) {
-    const KernelId first = kernel.form == Form::kGemv  ? KernelId::kGemv8R1
-                           : kernel.form == Form::kMma ? KernelId::kMma8R16
-                                                       : KernelId::kFloat8R1;
+    const KernelId first = kernel.form == Form::kGemv    ? KernelId::kGemv8R1
+                           : kernel.form == Form::kMma   ? KernelId::kMma8R16
+                           : kernel.form == Form::kWgmma ? KernelId::kWgmma8
+                                                         : KernelId::kFloat8R1;
     reasons.push_back(runtime.WhyNot(first));
+    if (std::find(broken.begin(), broken.end(), kernel.name) != broken.end())
+      reasons.back() = "it lost the device in its self-test";
   }
   return reasons;
 }
@@ -49,8 +54,9 @@ std::vector<TilePart> CutTile(std::span<const RowSegment> segments, int64_t begi
 
 }  // namespace
 
-CudaDevice::CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options)
-    : gpu_(std::move(gpu)), choices_(WhyNot(gpu_->runtime()), options.disabled_kernels) {
+CudaDevice::CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options,
+                       std::span<const std::string> broken)
+    : gpu_(std::move(gpu)), choices_(WhyNot(gpu_->runtime(), broken), options.disabled_kernels) {
   const RuntimeInfo& info = gpu_->info();
   info_.id = info.id;
   info_.kind = "cuda";
@@ -63,29 +69,47 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options)
 
 std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
                                              const DeviceOptions& options, std::string* why_not) {
-  auto gpu = std::make_shared<Gpu>(std::move(runtime));
-  if (Error error = gpu->Open(); !error.ok()) {
-    *why_not = error.message;
-    return nullptr;
+  std::vector<std::string> broken;
+  for (;;) {
+    auto gpu = std::make_shared<Gpu>(std::move(runtime));
+    if (Error error = gpu->Open(); !error.ok()) {
+      *why_not = error.message;
+      return nullptr;
+    }
+    std::unique_ptr<CudaDevice> device(new CudaDevice(gpu, options, broken));
+    const std::string guilty = device->ProveKernels();
+    if (guilty.empty()) {
+      FitCosts(device.get(), &device->choices_);
+      if (Fault fault = gpu->CheckLost(); fault.ok()) return device;
+    }
+    *why_not = gpu->CheckLost().message;
+    device = nullptr;
+    runtime = gpu->Close();
+    if (guilty.empty() || !runtime->Reset().ok()) return nullptr;
+    broken.push_back(guilty);
   }
-  std::unique_ptr<CudaDevice> device(new CudaDevice(std::move(gpu), options));
-  device->ProveKernels();
-  FitCosts(device.get(), &device->choices_);
-  if (Fault fault = device->gpu_->CheckLost(); !fault.ok()) {
-    *why_not = fault.message;
-    return nullptr;
-  }
-  return device;
 }
 
-void CudaDevice::ProveKernels() {
-  for (const KernelInfo& kernel : Kernels()) {
-    if (!kernel.supported || kernel.disabled) continue;
+std::string CudaDevice::ProveKernels() {
+  for (const KernelChoices::State& state : choices_.states()) {
+    if (!state.usable()) continue;
+    const KernelInfo kernel{
+        state.name, true, false, "", "", state.kernel->weight, state.kernel->arithmetic};
     for (const int64_t rows : {1, 13, 77}) {  // one of each class, none a multiple of a tile
       const std::string difference = cpu::ProveKernel(this, kernel, rows);
       if (!difference.empty()) Quarantine(kernel.name, rows, difference);
     }
+    if (gpu_->lost()) return state.name;
   }
+  // After mma has been proved.
+  for (const KernelChoices::State& state : choices_.states()) {
+    if (!state.usable() || state.kernel->form != Form::kWgmma) continue;
+    const std::string difference = CompareKernels(this, state.name, kMmaInt8);
+    for (const int64_t rows : {1, 13, 77})
+      if (!difference.empty()) Quarantine(state.name, rows, difference);
+    if (gpu_->lost()) return state.name;
+  }
+  return "";
 }
 
 std::vector<KernelInfo> CudaDevice::Kernels() const {

@@ -3,7 +3,8 @@
 // Thread-safety: as Device says; Runs beyond the lanes wait for one.
 //
 // Invariants
-//   1. A kernel serves only after it gave the reference's bytes here, at the start (self-test).
+//   1. A kernel serves only after it gave the reference's bytes here, at the start (self-test). One that loses
+//      the device there is not offered again, and the device is made anew.
 //   2. A lost device (an error that the CUDA runtime repeats from then on) answers DEVICE_LOST to everything;
 //      what it was computing is void.
 #pragma once
@@ -45,8 +46,10 @@ class CudaDevice final : public Device {
   const Gpu& gpu() const { return *gpu_; }
 
  private:
-  CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options);
-  void ProveKernels();
+  CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options,
+             std::span<const std::string> broken);
+  // Puts aside what gives other bytes. The name of the kernel that lost the device, if one did.
+  std::string ProveKernels();
   Fault Mismatch(const PackedWeight& weight) const;
   // The weights are this GPU's, and each has a kernel.
   Fault Choose(const Work& work, int64_t rows, std::vector<StepKernels>* kernels,
@@ -54,7 +57,7 @@ class CudaDevice final : public Device {
   Fault RunTiles(const Work& work, std::span<const StepKernels> kernels, int64_t rows,
                  RunReport* report);
 
-  const std::shared_ptr<Gpu> gpu_;
+  std::shared_ptr<Gpu> gpu_;
   DeviceInfo info_;
   KernelChoices choices_;
 };

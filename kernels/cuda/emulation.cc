@@ -257,6 +257,7 @@ int Threads() { return Machine::Here().launch().threads; }
 Index Block() { return Machine::Here().block; }
 Index Grid() { return Machine::Here().launch().grid; }
 void SyncThreads() { Machine::Here().SyncBlock(); }
+void Trap() { Die("a trap"); }
 unsigned char* Shared() { return Machine::Here().shared(); }
 
 namespace {

@@ -78,6 +78,7 @@ inline int32_t AtomicExchange(int32_t* to, int32_t value) {
 }
 inline void AtomicOr(uint32_t* to, uint32_t value) { *to |= value; }
 inline void Fence() {}
+void Trap();
 inline float LoadFresh(const float* from) { return *from; }
 
 // Compiled with -ffp-contract=off.

@@ -23,6 +23,7 @@ class FloatKernel {
   static constexpr int kThreads = 128, kColumns = kThreads, kChunkK = 64;
   static constexpr int kColumnPitch = kChunkK + 4;  // words of neighbours in different banks
   static constexpr int kSharedBytes = kColumns * kColumnPitch + kRows * kChunkK * 4 + 4;
+  static_assert(kRows * kThreads * 4 <= kColumns * kColumnPitch);
 
   static QMATMUL_DEVICE void Run(const ProductArgs& p) {
     const WeightArgs& w = p.weight;
@@ -85,6 +86,7 @@ class FloatKernel {
 
   static QMATMUL_DEVICE void StageRows(const ProductArgs& p, int row0, int k0, int count,
                                        float* rows) {
+#pragma unroll 1
     for (int i = simt::Thread(); i < kRows * kChunkK; i += kThreads) {
       const int row = row0 + i / kChunkK, k = i % kChunkK;
       if (row < p.row_count && k < count)
@@ -114,14 +116,18 @@ class FloatKernel {
     }
   }
 
+  // Totals go by shared memory, each thread's own: written out for every row, the epilogue would need more
+  // registers than there are.
   static QMATMUL_DEVICE void Put(const ProductArgs& p, int row0, int n, float (&total)[kRows]) {
     const WeightArgs& w = p.weight;
+    float* mine = reinterpret_cast<float*>(simt::Shared()) + simt::Thread();
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (row0 + r >= p.row_count) continue;  // for all threads alike
+    for (int r = 0; r < kRows; ++r) mine[r * kThreads] = total[r];
+#pragma unroll 1
+    for (int r = 0; r < kRows && row0 + r < p.row_count; ++r) {  // for all threads alike
       RowSink sink(p, row0 + r);
       if (n < w.n) {
-        float y = total[r];
+        float y = mine[r * kThreads];
         if (w.groups == 1) y = simt::Multiply(y, w.scales[n]);
         sink.PutScaled(n, y);
       }

@@ -61,6 +61,13 @@ Error Gpu::Open() {
   return {};
 }
 
+std::unique_ptr<Runtime> Gpu::Close() {
+  free_.clear();
+  lanes_.clear();
+  arena_.Trim();
+  return std::move(runtime_);
+}
+
 Fault Gpu::FaultOf(const Error& error, const char* memory_reason, const std::string& what) {
   if (error.ok()) return {};
   if (error.kind == ErrorKind::kOutOfMemory)

@@ -66,6 +66,8 @@ class Gpu {
   explicit Gpu(std::unique_ptr<Runtime> runtime);
   // Makes the lanes.
   Error Open();
+  // The reverse: lanes and memory go, the runtime is the caller's. No weight is left, and nothing follows.
+  std::unique_ptr<Runtime> Close();
 
   Runtime& runtime() { return *runtime_; }
   const RuntimeInfo& info() const { return runtime_->info(); }
@@ -94,7 +96,7 @@ class Gpu {
   };
 
  private:
-  const std::unique_ptr<Runtime> runtime_;
+  std::unique_ptr<Runtime> runtime_;
   Arena arena_;
   std::atomic<bool> lost_ = false;
   std::mutex mutex_;  // guards what follows

@@ -93,6 +93,11 @@ struct DeviceOutput {
   bool bias = false;
 };
 
+// How TMA finds its way in rows of bytes: made by the driver, opaque.
+struct alignas(64) TensorMap {
+  uint64_t words[16];
+};
+
 struct ProductArgs {
   WeightArgs weight;
   const unsigned char* operands = nullptr;  // of RowsArgs
@@ -110,6 +115,12 @@ struct ProductArgs {
   int32_t slices = 1;
   int32_t* partial = nullptr;
   uint32_t* tickets = nullptr;
+};
+
+struct WgmmaArgs {
+  ProductArgs product;
+  TensorMap rows;     // operands, boxes of 128 bytes × 128 rows
+  TensorMap columns;  // weight, likewise
 };
 
 // Bytes [first_byte, first_byte + bytes) of a plain weight's data to their places; the rest is zero before.

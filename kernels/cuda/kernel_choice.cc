@@ -66,10 +66,11 @@ double KernelChoices::KernelNs(const State& state, const ProductSize& size) cons
   if (state.rates.bytes_per_ns <= 0 || state.rates.products_per_ns <= 0) return 0;
   const CudaKernel& kernel = *state.kernel;
   const int64_t rows = std::max<int64_t>(size.rows, 1);
-  const int64_t pass_rows = kernel.form == Form::kMma ? rows : kernel.mr;
+  const bool tiles = kernel.form == Form::kMma || kernel.form == Form::kWgmma;
+  const int64_t pass_rows = tiles ? rows : kernel.mr;
   const auto passes = double(RoundUp(rows, pass_rows) / pass_rows);
-  // A tile of 16 rows is the least that mma computes.
-  const int64_t padded = kernel.form == Form::kMma ? RoundUp(rows, 16) : rows;
+  // A tile of 16 rows is the least that mma computes, one of 128 what wgmma does.
+  const int64_t padded = tiles ? RoundUp(rows, kernel.form == Form::kMma ? 16 : kernel.mr) : rows;
   const double values = double(size.k) * double(size.n);
   const double read_ns = passes * values * BitsOf(size.weight) / 8 / state.rates.bytes_per_ns;
   return std::max(read_ns, values * double(padded) / state.rates.products_per_ns);
@@ -96,10 +97,10 @@ std::vector<KernelChoices::Ranked> KernelChoices::Rank(const ProductSize& size) 
     ranked.push_back({&state, IsQuarantined(state, RowClassOf(size.rows)), KernelNs(state, size)});
     measured = measured && (!state.usable() || ranked.back().kernel_ns > 0);
   }
-  // Before anything was measured: few rows by dp4a.
+  // Before anything was measured: few rows by dp4a, many by the first of the table.
   const auto merit = [&](const Ranked& r) {
-    const bool gemv_first = size.rows <= 8, gemv = r.state->kernel->form == Form::kGemv;
-    return measured ? r.kernel_ns : gemv == gemv_first ? 0.0 : 1.0;
+    const Form wanted = size.rows <= 8 ? Form::kGemv : size.rows <= 64 ? Form::kMma : Form::kWgmma;
+    return measured ? r.kernel_ns : r.state->kernel->form == wanted ? 0.0 : 1.0;
   };
   std::stable_sort(ranked.begin(), ranked.end(), [&](const Ranked& a, const Ranked& b) {
     if (a.state->usable() != b.state->usable()) return a.state->usable();

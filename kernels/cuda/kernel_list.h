@@ -9,6 +9,7 @@
 #include "kernels/cuda/mma_kernel.h"
 #include "kernels/cuda/pack_kernel.h"
 #include "kernels/cuda/rows_kernel.h"
+#include "kernels/cuda/wgmma_kernel.h"
 
 namespace qmatmul::cuda {
 
@@ -51,6 +52,7 @@ constexpr void ForEachKernel(Visit visit) {
   visit(KernelId::kMma2R64, Listed<MmaKernel<k2, 64, 32, false>>(), 64, 128);
   visit(KernelId::kMma4R16g, Listed<MmaKernel<k4, 16, 16, true>>(), 16, 128);
   visit(KernelId::kMma4R64g, Listed<MmaKernel<k4, 64, 32, true>>(), 64, 128);
+  visit(KernelId::kWgmma8, Listed<WgmmaKernel>(), WgmmaKernel::kRows, WgmmaKernel::kColumns);
   visit(KernelId::kFloat8R1, Listed<FloatKernel<k8, 1>>(), 1, 128);
   visit(KernelId::kFloat8R8, Listed<FloatKernel<k8, 8>>(), 8, 128);
   visit(KernelId::kFloat4R1, Listed<FloatKernel<k4, 1>>(), 1, 128);

@@ -48,6 +48,8 @@ enum class KernelId : uint8_t {
   kMma2R64,
   kMma4R16g,
   kMma4R64g,
+  // wgmma
+  kWgmma8,
   // W8A32
   kFloat8R1,
   kFloat8R8,
@@ -69,11 +71,11 @@ struct KernelShape {
 KernelShape ShapeOf(KernelId id);
 
 struct KernelLaunch {
-  static constexpr size_t kArgsMax = 192;
+  static constexpr size_t kArgsMax = 448;
 
   KernelId id = KernelId::kCount;
   int grid_x = 1, grid_y = 1, grid_z = 1;
-  alignas(8) std::array<std::byte, kArgsMax> args = {};
+  alignas(64) std::array<std::byte, kArgsMax> args = {};
 
   template <typename Args>
   static KernelLaunch Of(KernelId id, const Args& args) {

@@ -11,6 +11,7 @@ constexpr DataType k8 = DataType::kInt8, k4 = DataType::kInt4, k2 = DataType::kI
 constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
 
 constexpr CudaKernel kKernels[] = {
+    {"cuda.wgmma.s8s8s32.128x128x32", Form::kWgmma, k8, kW8A8, 128, 128, 32},
     {"cuda.mma.s8s8s32.128x128x32", Form::kMma, k8, kW8A8, 128, 128, 32},
     {"cuda.dp4a.s8s8s32.8x4x16", Form::kGemv, k8, kW8A8, 8, 4, 16},
     {"cuda.mma.s8s4s32.64x128x32", Form::kMma, k4, kW8A8, 64, 128, 32},
@@ -66,6 +67,7 @@ KernelId ProgramOf(const CudaKernel& kernel, const WeightArgs& w, int64_t rows,
                    int multiprocessors) {
   if (kernel.form == Form::kGemv) return GemvId(kernel, w.groups > 1, rows);
   if (kernel.form == Form::kFloat) return FloatId(kernel, rows);
+  if (kernel.form == Form::kWgmma) return KernelId::kWgmma8;
   return MmaId(kernel, w, rows, multiprocessors);
 }
 
@@ -87,7 +89,7 @@ ProductPlan PlanProduct(const CudaKernel& kernel, const WeightArgs& w, int64_t o
   if (kernel.form == Form::kGemv) {
     most = w.groups > 1 ? 1 : w.row_bytes / kUnitBytes / shape.threads;
     each = kGemvBlocksEach;
-  } else if (kernel.form == Form::kMma) {
+  } else if (kernel.form != Form::kFloat) {
     most = w.groups > 1 ? 1 : operand_bytes / 256;
     each = kTileBlocksEach;
   } else {

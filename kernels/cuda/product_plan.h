@@ -13,7 +13,7 @@
 
 namespace qmatmul::cuda {
 
-enum class Form : uint8_t { kGemv, kMma, kFloat };
+enum class Form : uint8_t { kGemv, kMma, kWgmma, kFloat };
 
 // One row of the kernel table; names as in cpu/micro_kernels: what computes, types, mr x nr x kr.
 struct CudaKernel {

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,8 +61,17 @@ class Runtime {
   virtual Error Download(Stream stream, std::byte* host, const std::byte* device,
                          int64_t bytes) = 0;
   virtual Error Clear(Stream stream, std::byte* device, int64_t bytes) = 0;
+  virtual Error CopyOnDevice(Stream stream, std::byte* to, const std::byte* from,
+                             int64_t bytes) = 0;
   virtual Error Launch(Stream stream, const KernelLaunch& launch) = 0;
+  // Waits, and says what the operations that `enqueue` adds to the stream took there.
+  virtual Error Time(Stream stream, const std::function<Error()>& enqueue, double* ns) = 0;
+  // Rows of `row_bytes`, a multiple of 16, for boxes of 128 bytes × 128 rows in a 128-byte swizzle.
+  virtual Error DescribeRows(const unsigned char* data, int64_t rows, int64_t row_bytes,
+                             TensorMap* map) = 0;
   virtual Error Synchronize(Stream stream) = 0;
+  // Makes a lost device usable again. All its memory and streams were given back.
+  virtual Error Reset() = 0;
 };
 
 // One for each device that this machine has; none is no error. `why_none` says why, when there is none.

@@ -1,4 +1,5 @@
 // The CUDA runtime as a Runtime: one object for each GPU that the driver shows.
+#include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -36,6 +37,7 @@ class CudaRuntime final : public Runtime {
     info_.id = "cuda:" + std::to_string(device);
     info_.description = properties.name;
     info_.features = {"sm_" + std::to_string(properties.major) + std::to_string(properties.minor)};
+    hopper_ = properties.major == 9 && properties.minor == 0;
     int driver = 0;
     if (cudaDriverGetVersion(&driver) == cudaSuccess)
       info_.features.push_back("driver_" + std::to_string(driver / 1000) + "." +
@@ -51,6 +53,16 @@ class CudaRuntime final : public Runtime {
   // Asks for the shared memory that each program wants; one that cannot have it is not offered.
   Error Prepare() {
     if (Error e = Use(); !e.ok()) return e;
+    // By the driver's own entry, so that the program links, and starts, without it.
+    cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", reinterpret_cast<void**>(&encode_), 12000,
+                                         cudaEnableDefault, &found) != cudaSuccess ||
+        found != cudaDriverEntryPointSuccess)
+      encode_ = nullptr;
+    (void)cudaGetLastError();
+    std::string& wgmma = why_not_[size_t(KernelId::kWgmma8)];
+    if (!hopper_) wgmma = "wgmma needs an sm_90a GPU";
+    else if (encode_ == nullptr) wgmma = "the driver has no cuTensorMapEncodeTiled";
     for (size_t i = 0; i < kKernelCount; ++i) {
       const auto id = static_cast<KernelId>(i);
       const cudaError_t error =
@@ -102,6 +114,28 @@ class CudaRuntime final : public Runtime {
     if (Error e = Use(); !e.ok()) return e;
     return ErrorOf(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), Of(stream)));
   }
+  Error CopyOnDevice(Stream stream, std::byte* to, const std::byte* from,
+                     int64_t bytes) override {
+    if (Error e = Use(); !e.ok()) return e;
+    return ErrorOf(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
+                                   Of(stream)));
+  }
+  Error Time(Stream stream, const std::function<Error()>& enqueue, double* ns) override {
+    if (Error e = Use(); !e.ok()) return e;
+    cudaEvent_t events[2] = {nullptr, nullptr};
+    Error error = ErrorOf(cudaEventCreate(&events[0]));
+    if (error.ok()) error = ErrorOf(cudaEventCreate(&events[1]));
+    if (error.ok()) error = ErrorOf(cudaEventRecord(events[0], Of(stream)));
+    if (error.ok()) error = enqueue();
+    if (error.ok()) error = ErrorOf(cudaEventRecord(events[1], Of(stream)));
+    if (error.ok()) error = ErrorOf(cudaEventSynchronize(events[1]));
+    float ms = 0;
+    if (error.ok()) error = ErrorOf(cudaEventElapsedTime(&ms, events[0], events[1]));
+    *ns = double(ms) * 1e6;
+    for (cudaEvent_t event : events)
+      if (event != nullptr) (void)cudaEventDestroy(event);
+    return error;
+  }
   Error Launch(Stream stream, const KernelLaunch& launch) override {
     if (Error e = Use(); !e.ok()) return e;
     const KernelShape shape = ShapeOf(launch.id);
@@ -109,6 +143,25 @@ class CudaRuntime final : public Runtime {
     const dim3 grid(unsigned(launch.grid_x), unsigned(launch.grid_y), unsigned(launch.grid_z));
     return ErrorOf(cudaLaunchKernel(EntryOf(launch.id), grid, dim3(unsigned(shape.threads)), args,
                                     size_t(shape.shared_bytes), Of(stream)));
+  }
+  Error DescribeRows(const unsigned char* data, int64_t rows, int64_t row_bytes,
+                     TensorMap* map) override {
+    static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+    const cuuint64_t sizes[] = {cuuint64_t(row_bytes), cuuint64_t(rows)};
+    const cuuint64_t strides[] = {cuuint64_t(row_bytes)};
+    const cuuint32_t box[] = {128, 128}, steps[] = {1, 1};
+    const CUresult result =
+        encode_(reinterpret_cast<CUtensorMap*>(map), CU_TENSOR_MAP_DATA_TYPE_UINT8, 2,
+                const_cast<unsigned char*>(data), sizes, strides, box, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result == CUDA_SUCCESS) return {};
+    return {ErrorKind::kLost, "cuTensorMapEncodeTiled: error " + std::to_string(int(result))};
+  }
+  Error Reset() override {
+    if (Error e = Use(); !e.ok()) (void)cudaGetLastError();
+    if (Error e = ErrorOf(cudaDeviceReset()); !e.ok()) return e;
+    return Prepare();
   }
   Error Synchronize(Stream stream) override {
     if (Error e = Use(); !e.ok()) return e;
@@ -120,6 +173,8 @@ class CudaRuntime final : public Runtime {
   Error Use() const { return ErrorOf(cudaSetDevice(device_)); }
 
   const int device_;
+  bool hopper_ = false;
+  PFN_cuTensorMapEncodeTiled_v12000 encode_ = nullptr;
   RuntimeInfo info_;
   std::array<std::string, kKernelCount> why_not_;
 };

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -114,8 +115,31 @@ Error EmulatedRuntime::Clear(Stream stream, std::byte* device, int64_t bytes) {
   return Enqueue(stream, [=] { std::memset(device, 0, size_t(bytes)); });
 }
 
+Error EmulatedRuntime::CopyOnDevice(Stream stream, std::byte* to, const std::byte* from,
+                                    int64_t bytes) {
+  return Enqueue(stream, [=] { std::memcpy(to, from, size_t(bytes)); });
+}
+
+Error EmulatedRuntime::Time(Stream stream, const std::function<Error()>& enqueue, double* ns) {
+  if (Error e = Synchronize(stream); !e.ok()) return e;
+  const auto start = std::chrono::steady_clock::now();
+  if (Error e = enqueue(); !e.ok()) return e;
+  const Error error = Synchronize(stream);
+  *ns = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+  return error;
+}
+
 Error EmulatedRuntime::Launch(Stream stream, const KernelLaunch& launch) {
   return Enqueue(stream, [this, launch] { Run(launch); });
+}
+
+Error EmulatedRuntime::DescribeRows(const unsigned char*, int64_t, int64_t, TensorMap*) {
+  std::abort();  // WhyNot
+}
+
+Error EmulatedRuntime::Reset() {
+  lost_ = false;
+  return {};
 }
 
 Error EmulatedRuntime::Synchronize(Stream stream) {

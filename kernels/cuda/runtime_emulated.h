@@ -31,7 +31,9 @@ class EmulatedRuntime : public Runtime {
   ~EmulatedRuntime() override;
 
   const RuntimeInfo& info() const override { return info_; }
-  std::string WhyNot(KernelId id) const override { return ""; }
+  std::string WhyNot(KernelId id) const override {
+    return id == KernelId::kWgmma8 ? "wgmma is not emulated: it needs an sm_90a GPU" : "";
+  }
   Error Allocate(int64_t bytes, std::byte** memory) override;
   void Free(std::byte* memory) override;
   Error AllocatePinned(int64_t bytes, std::byte** memory) override;
@@ -41,8 +43,13 @@ class EmulatedRuntime : public Runtime {
   Error Upload(Stream stream, std::byte* device, const std::byte* host, int64_t bytes) override;
   Error Download(Stream stream, std::byte* host, const std::byte* device, int64_t bytes) override;
   Error Clear(Stream stream, std::byte* device, int64_t bytes) override;
+  Error CopyOnDevice(Stream stream, std::byte* to, const std::byte* from, int64_t bytes) override;
   Error Launch(Stream stream, const KernelLaunch& launch) override;
+  Error Time(Stream stream, const std::function<Error()>& enqueue, double* ns) override;
+  Error DescribeRows(const unsigned char* data, int64_t rows, int64_t row_bytes,
+                     TensorMap* map) override;
   Error Synchronize(Stream stream) override;
+  Error Reset() override;
 
   // The device is lost at the launch after `launches` more; negative: never.
   void LoseAfter(int64_t launches) { launches_left_ = launches; }

@@ -93,6 +93,8 @@ QMATMUL_DEVICE int32_t AtomicExchange(int32_t* to, int32_t value) { return atomi
 QMATMUL_DEVICE void AtomicOr(uint32_t* to, uint32_t value) { atomicOr(to, value); }
 // What this thread wrote is seen by other blocks before what it writes next.
 QMATMUL_DEVICE void Fence() { __threadfence(); }
+// Ends the launch, and the device with it.
+QMATMUL_DEVICE void Trap() { __trap(); }
 // A value that another block wrote, not a stale copy of it.
 QMATMUL_DEVICE float LoadFresh(const float* from) { return __ldcg(from); }
 

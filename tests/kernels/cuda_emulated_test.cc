@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/cuda/agreement.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/runtime_emulated.h"
 #include "tests/support/device_call.h"
@@ -54,7 +55,7 @@ TestWeight AnyWeight(DataType dtype, int64_t k, int64_t n, int64_t groups, Rando
 void CheckKernels(Device* device, DataType dtype, int64_t rows, int64_t k, int64_t n,
                   int64_t groups, Random* random) {
   for (const KernelInfo& kernel : device->Kernels()) {
-    if (kernel.weight != dtype) continue;
+    if (kernel.weight != dtype || !kernel.supported) continue;
     const bool floats = kernel.arithmetic == Arithmetic::kW8A32;
     ProductCase product{.name = std::to_string(rows) + " rows of " + std::to_string(k) + ", n " +
                                 std::to_string(n) + ", groups " + std::to_string(groups),
@@ -105,8 +106,10 @@ TEST_P(CudaOrders, EveryProgramGivesTheReferencesBytes) {
   const TestWeight weight = AnyWeight(DataType::kInt8, 7, 10, 1, &random);
   const auto packed = test::PackOn(emulated.device.get(), weight);
   ASSERT_TRUE(emulated.device->Unpack(*packed, 0, 7, unpacked).ok());
-  for (size_t id = 0; id < kKernelCount; ++id)
+  for (size_t id = 0; id < kKernelCount; ++id) {
+    if (KernelId(id) == KernelId::kWgmma8) continue;
     EXPECT_GT(emulated.runtime->launches(KernelId(id)), before[id]) << "program " << id;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, CudaOrders,
@@ -265,6 +268,46 @@ TEST(CudaSelfTest, AWrongKernelIsPutAsideForItsRowsAndOthersServe) {
   EXPECT_TRUE(device->Quarantined().empty());
 }
 
+// Loses the device whenever it runs one program.
+template <KernelId kDeadly>
+class DeadlyRuntime final : public EmulatedRuntime {
+ public:
+  using EmulatedRuntime::EmulatedRuntime;
+  Error Launch(Stream stream, const KernelLaunch& launch) override {
+    if (launch.id == kDeadly) LoseAfter(0);
+    return EmulatedRuntime::Launch(stream, launch);
+  }
+};
+
+TEST(CudaSelfTest, AKernelThatLosesTheDeviceIsNotOfferedAndTheDeviceIsMadeAnew) {
+  const Emulated emulated = Open<DeadlyRuntime<KernelId::kMma8R64>>({});
+  ASSERT_NE(emulated.device, nullptr);
+  for (const KernelInfo& kernel : emulated.device->Kernels()) {
+    if (kernel.name.starts_with("cuda.wgmma")) continue;  // never emulated
+    EXPECT_EQ(kernel.supported, kernel.name != "cuda.mma.s8s8s32.128x128x32") << kernel.reason;
+    EXPECT_EQ(kernel.reason, kernel.supported ? "" : "it lost the device in its self-test");
+  }
+  Random random(28);
+  const auto packed =
+      test::PackOn(emulated.device.get(), AnyWeight(DataType::kInt8, 64, 20, 1, &random));
+  const TestActivations many = IntegerActivations(DataType::kInt8, 70, 64, Fill::kRandom, &random);
+  const test::DeviceCall call =
+      CallDevice(emulated.device.get(), packed, many, {.skip_bias = true});
+  EXPECT_TRUE(call.fault.ok()) << call.fault.message;
+  EXPECT_EQ(call.report.kernel, "cuda.dp4a.s8s8s32.8x4x16");
+}
+
+// What wgmma must show on a GPU, shown on kernels that are emulated.
+TEST(CudaSelfTest, KernelsAreComparedOnLargeProducts) {
+  const std::string_view gemv = "cuda.dp4a.s8s8s32.8x4x16", mma = "cuda.mma.s8s8s32.128x128x32";
+  const Emulated sound = Open({});
+  EXPECT_EQ(CompareKernels(sound.device.get(), gemv, mma), "");
+  // A program that self-tests of 77 rows do not meet on a device of four multiprocessors.
+  const Emulated broken = Open<BrokenRuntime<KernelId::kMma8R128>>({});
+  EXPECT_TRUE(broken.device->Quarantined().empty());
+  EXPECT_NE(CompareKernels(broken.device.get(), mma, gemv).find("differs from"), std::string::npos);
+}
+
 TEST(CudaChoice, ForcedUnknownForeignAndMismatched) {
   const Emulated emulated = Open({}, "cuda.mma.s8s8s32");
   EmulatedOptions other_options;
@@ -299,10 +342,11 @@ TEST(CudaChoice, PredictionsAreMeasuredAndExplained) {
   Random random(27);
   const auto packed = test::PackOn(device, AnyWeight(DataType::kInt8, 64, 20, 1, &random));
   const auto choices = device->Explain(3, {&packed, 1}, Arithmetic::kW8A8, "");
-  ASSERT_EQ(choices.size(), 2u);
+  ASSERT_EQ(choices.size(), 3u);
   EXPECT_TRUE(choices[0].chosen);
   EXPECT_FALSE(choices[1].chosen);
-  for (const KernelChoice& choice : choices) {
+  EXPECT_EQ(choices[2].reason, "wgmma is not emulated: it needs an sm_90a GPU");
+  for (const KernelChoice& choice : {choices[0], choices[1]}) {
     EXPECT_TRUE(choice.eligible);
     EXPECT_TRUE(choice.predicted_ns.has_value());
     EXPECT_NE(choice.reason, "");
