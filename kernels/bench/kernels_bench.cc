@@ -131,6 +131,8 @@ Settings Parse(int argc, char** argv) {
     else Usage("unknown option '" + option + "'");
   }
   if (s.weight_type == DataType::kInt4 && s.group_size == 0) s.group_size = 128;
+  if (!s.device.empty())
+    s.threads = {2};  // more than one: by wall time, since another processor computes
   return s;
 }
 
