@@ -77,6 +77,10 @@ std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
       return nullptr;
     }
     std::unique_ptr<CudaDevice> device(new CudaDevice(gpu, options, broken));
+    if (device->choices_.all_disabled()) {
+      *why_not = "every kernel is disabled by configuration (QMATMUL_DISABLE_KERNELS)";
+      return nullptr;
+    }
     const std::string guilty = device->ProveKernels();
     if (guilty.empty()) {
       FitCosts(device.get(), &device->choices_);

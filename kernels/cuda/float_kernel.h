@@ -66,7 +66,7 @@ class FloatKernel {
     if (row < p.row_count && n < p.weight.n) *PartialOf(p, block, row, n) = sum;
   }
 
-  // Units of 128 columns, `count` k from `k0` on, to shared memory as one byte a k.
+  // Units of 128 columns from `k0` on to shared memory, one byte a k: fields still at the top of their byte.
   static QMATMUL_DEVICE void StageWeight(const ProductArgs& p, int k0, signed char* columns) {
     const WeightArgs& w = p.weight;
     constexpr int units = kChunkK / U::kK;
@@ -76,11 +76,12 @@ class FloatKernel {
       const int64_t byte = (first / U::kK + i % units) * kUnitBytes;
       if (column >= w.n || byte >= w.row_bytes) continue;
       const Words words = LoadWords(w.data + column * w.row_bytes + byte);
-      signed char* out = columns + i / units * kColumnPitch + i % units * U::kK;
+      auto* out =
+          reinterpret_cast<uint32_t*>(columns + i / units * kColumnPitch + i % units * U::kK);
+#pragma unroll
       for (int e = 0; e < U::kFields; ++e)
-        for (int b = 0; b < kUnitBytes; ++b)
-          out[16 * e + b] =
-              static_cast<signed char>(U::Value(words.w[b / 4] >> (b % 4 * 8) & 0xff, e));
+#pragma unroll
+        for (int t = 0; t < 4; ++t) out[4 * e + t] = U::Field(words.w[t], e);
     }
   }
 
@@ -107,7 +108,7 @@ class FloatKernel {
       StageRows(p, row0, k0, count, rows);
       simt::SyncThreads();
       for (int k = 0; k < count; ++k) {
-        const float w = simt::ToFloat(mine[k]);
+        const float w = simt::ToFloat(mine[k] >> U::kShift);
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
           sums[r] = simt::Add(sums[r], simt::Multiply(rows[r * kChunkK + k], w));

@@ -21,6 +21,9 @@ bool Listed(std::string_view list, std::string_view name) {
   return false;
 }
 
+// A device that was not measured gets no work while another can do it.
+constexpr double kUnmeasuredNs = 1e12;
+
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -47,6 +50,7 @@ KernelChoices::KernelChoices(const std::vector<std::string>& why_not, std::strin
     state.disabled = Listed(disabled, kernel.name);
     if (state.supported && state.disabled)
       state.reason = "disabled by configuration (QMATMUL_DISABLE_KERNELS)";
+    all_disabled_ = all_disabled_ && state.disabled;
     states_.push_back(std::move(state));
   }
   // Of each kind one stays, as on the CPU: configuration can slow a device down but not break it.
@@ -79,7 +83,8 @@ double KernelChoices::KernelNs(const State& state, const ProductSize& size) cons
 double KernelChoices::CallNs(const ProductSize& size) const {
   bool fell_back = false;
   const State* state = Select(size, &fell_back);
-  if (state == nullptr || costs_.up_bytes_per_ns <= 0 || costs_.down_bytes_per_ns <= 0) return 0;
+  if (state == nullptr || costs_.up_bytes_per_ns <= 0 || costs_.down_bytes_per_ns <= 0)
+    return kUnmeasuredNs;
   return costs_.call_ns + double(size.rows) * double(size.k) / costs_.up_bytes_per_ns +
          double(size.rows) * double(size.n) * 4 / costs_.down_bytes_per_ns + KernelNs(*state, size);
 }

@@ -63,6 +63,8 @@ class KernelChoices {
   // `why_not[i]` of CudaKernels()[i]: empty when the device runs it.
   KernelChoices(const std::vector<std::string>& why_not, std::string_view disabled);
   const std::vector<State>& states() const { return states_; }
+  // Configuration disabled every kernel: the device is not wanted.
+  bool all_disabled() const { return all_disabled_; }
   void SetRates(size_t index, const KernelRates& rates) { states_[index].rates = rates; }
   void SetCosts(const CallCosts& costs) { costs_ = costs; }
 
@@ -72,7 +74,7 @@ class KernelChoices {
   // KERNEL_UNKNOWN, KERNEL_UNSUPPORTED.
   Fault Find(std::string_view name, int64_t rows, const State** found) const;
   double KernelNs(const State& state, const ProductSize& size) const;
-  // A whole call, with rows of bytes up and fp32 down.
+  // A whole call, with rows of bytes up and fp32 down. What was never measured is taken for very long.
   double CallNs(const ProductSize& size) const;
 
   void Quarantine(std::string_view kernel, RowClass row_class, std::string_view reason);
@@ -83,6 +85,7 @@ class KernelChoices {
   bool IsQuarantined(const State& state, RowClass row_class) const;
 
   std::vector<State> states_;
+  bool all_disabled_ = true;
   CallCosts costs_;
   std::unique_ptr<std::atomic<uint8_t>[]> quarantined_;  // by state: a bit for each class of rows
   mutable std::mutex mutex_;                             // guards entries_

@@ -122,19 +122,20 @@ class CudaRuntime final : public Runtime {
   }
   Error Time(Stream stream, const std::function<Error()>& enqueue, double* ns) override {
     if (Error e = Use(); !e.ok()) return e;
-    cudaEvent_t events[2] = {nullptr, nullptr};
-    Error error = ErrorOf(cudaEventCreate(&events[0]));
-    if (error.ok()) error = ErrorOf(cudaEventCreate(&events[1]));
-    if (error.ok()) error = ErrorOf(cudaEventRecord(events[0], Of(stream)));
-    if (error.ok()) error = enqueue();
-    if (error.ok()) error = ErrorOf(cudaEventRecord(events[1], Of(stream)));
-    if (error.ok()) error = ErrorOf(cudaEventSynchronize(events[1]));
+    cudaEvent_t begin = nullptr, end = nullptr;
     float ms = 0;
-    if (error.ok()) error = ErrorOf(cudaEventElapsedTime(&ms, events[0], events[1]));
+    cudaError_t status = cudaEventCreate(&begin);
+    if (status == cudaSuccess) status = cudaEventCreate(&end);
+    if (status == cudaSuccess) status = cudaEventRecord(begin, Of(stream));
+    if (status == cudaSuccess)
+      if (Error e = enqueue(); !e.ok()) return e;
+    if (status == cudaSuccess) status = cudaEventRecord(end, Of(stream));
+    if (status == cudaSuccess) status = cudaEventSynchronize(end);
+    if (status == cudaSuccess) status = cudaEventElapsedTime(&ms, begin, end);
     *ns = double(ms) * 1e6;
-    for (cudaEvent_t event : events)
+    for (cudaEvent_t event : {begin, end})
       if (event != nullptr) (void)cudaEventDestroy(event);
-    return error;
+    return ErrorOf(status);
   }
   Error Launch(Stream stream, const KernelLaunch& launch) override {
     if (Error e = Use(); !e.ok()) return e;

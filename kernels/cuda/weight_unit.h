@@ -21,10 +21,6 @@ struct Unit {
     constexpr uint32_t mask = kWeight == DataType::kInt4 ? 0xf0f0f0f0u : 0xc0c0c0c0u;
     return (word << (8 - kBits - kBits * e)) & mask;
   }
-  // Field e of byte b as a number.
-  static QMATMUL_DEVICE int32_t Value(uint32_t byte, int e) {
-    return int32_t(int8_t(byte << (8 - kBits - kBits * e))) >> kShift;
-  }
 };
 
 // Where element k of a row lies: a byte, and the field in it.
