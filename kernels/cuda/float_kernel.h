@@ -71,6 +71,7 @@ class FloatKernel {
     const WeightArgs& w = p.weight;
     constexpr int units = kChunkK / U::kK;
     const int64_t first = int64_t(k0 / w.group_k) * w.group_pad + k0 % w.group_k;  // padded k
+#pragma unroll 2
     for (int i = simt::Thread(); i < kColumns * units; i += kThreads) {
       const int column = simt::Block().x * kColumns + i / units;
       const int64_t byte = (first / U::kK + i % units) * kUnitBytes;
