@@ -250,7 +250,7 @@ std::vector<KernelChoice> CudaDevice::Explain(
   return choices;
 }
 
-int64_t CudaDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const {
+int64_t CudaDevice::PredictNs(int64_t rows, int64_t k, int64_t n, int /*threads*/) const {
   return static_cast<int64_t>(choices_.CallNs({rows, k, n, DataType::kInt8, Arithmetic::kW8A8}));
 }
 

@@ -72,11 +72,12 @@ double KernelChoices::KernelNs(const State& state, const ProductSize& size) cons
   const int64_t rows = std::max<int64_t>(size.rows, 1);
   const bool tiles = kernel.form == Form::kMma || kernel.form == Form::kWgmma;
   const int64_t pass_rows = tiles ? rows : kernel.mr;
-  const auto passes = double(RoundUp(rows, pass_rows) / pass_rows);
+  const int64_t passes = RoundUp(rows, pass_rows) / pass_rows;
   // A tile of 16 rows is the least that mma computes, one of 128 what wgmma does.
   const int64_t padded = tiles ? RoundUp(rows, kernel.form == Form::kMma ? 16 : kernel.mr) : rows;
   const double values = double(size.k) * double(size.n);
-  const double read_ns = passes * values * BitsOf(size.weight) / 8 / state.rates.bytes_per_ns;
+  const double read_ns =
+      double(passes) * values * BitsOf(size.weight) / 8 / state.rates.bytes_per_ns;
   return std::max(read_ns, values * double(padded) / state.rates.products_per_ns);
 }
 
