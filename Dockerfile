@@ -1,17 +1,20 @@
 # The server's image: built on Debian bookworm, then only the two programs and the libraries they load.
-#   docker build -t qmatmul .
+#   docker build -t qmatmul .                              (--build-arg CUDA=OFF: without the CUDA device)
 #   docker run --rm -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 qmatmul
 FROM debian:bookworm-slim AS build
 WORKDIR /src
+# ON: with the CUDA device, whose compiler comes from Python wheels. The program starts without a GPU or driver.
+ARG CUDA=ON
 # First, and alone: the packages are installed again only when their list changes.
 COPY deploy/install-deps deploy/install-deps
-RUN deploy/install-deps
+RUN deploy/install-deps $([ "$CUDA" = ON ] && echo --cuda)
 COPY CMakeLists.txt CMakePresets.json ./
 COPY proto proto
 COPY kernels kernels
 COPY server server
 COPY client client
-RUN cmake --preset release -DQMATMUL_TESTS=OFF \
+COPY deploy/cmake deploy/cmake
+RUN cmake --preset release -DQMATMUL_TESTS=OFF -DQMATMUL_CUDA="$CUDA" \
  && cmake --build --preset release --target qmatmul-server qmatmul \
  && strip build/release/bin/qmatmul-server build/release/bin/qmatmul
 

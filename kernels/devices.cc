@@ -1,6 +1,9 @@
 #include "kernels/devices.h"
 
 #include "kernels/cpu/cpu_device.h"
+#ifdef QMATMUL_CUDA
+#include "kernels/cuda/cuda_device.h"
+#endif
 
 namespace qmatmul {
 
@@ -20,6 +23,9 @@ Fault Device::Pack(const WeightView& weight, std::shared_ptr<const PackedWeight>
 std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options) {
   std::vector<std::unique_ptr<Device>> devices;
   devices.push_back(std::make_unique<cpu::CpuDevice>(options, cpu::DetectCpuFeatures()));
+#ifdef QMATMUL_CUDA
+  for (auto& device : cuda::OpenCudaDevices(options)) devices.push_back(std::move(device));
+#endif
   return devices;
 }
 

@@ -12,6 +12,7 @@
 
 #include "kernels/bench/call_cost.h"
 #include "kernels/bench/contest.h"
+#include "kernels/bench/device_time.h"
 #include "kernels/bench/roof.h"
 #include "kernels/bench/team_contest.h"
 #include "kernels/devices.h"
@@ -41,6 +42,9 @@ struct Settings {
   bool call_cost = false;
   bool teams = false;
   bool json = false;
+  bool device_time = false;
+  bool shapes_given = false;
+  std::string device;
 };
 
 constexpr char kHelp[] =
@@ -58,6 +62,10 @@ constexpr char kHelp[] =
     "  --seconds S             per shape, default 2\n"
     "  --call-cost             instead: what a call costs beside its arithmetic, at one row\n"
     "  --teams                 instead: our thread team beside pthreadpool, by --threads\n"
+    "  --device ID             a device other than the CPU: its id or kind; host to host, by wall "
+    "time\n"
+    "  --device-time           instead: kernels of the first GPU alone, by events, beside "
+    "cuBLASLt\n"
     "  --json                  one JSON object a line\n"
     "One thread is timed by CPU time, several by wall time. Peers get the int8 problem with int32 "
     "sums.\n";
@@ -94,6 +102,7 @@ Settings Parse(int argc, char** argv) {
       std::exit(0);
     } else if (option == "--shapes") {
       s.shapes.clear();
+      s.shapes_given = true;
       for (const std::string& part : Split(value(), ';')) {
         Shape3 x{};
         if (std::sscanf(part.c_str(), "%ld,%ld,%ld", &x.m, &x.k, &x.n) != 3 || x.m < 1 || x.k < 1 ||
@@ -117,9 +126,13 @@ Settings Parse(int argc, char** argv) {
     else if (option == "--call-cost") s.call_cost = true;
     else if (option == "--teams") s.teams = true;
     else if (option == "--json") s.json = true;
+    else if (option == "--device") s.device = value();
+    else if (option == "--device-time") s.device_time = true;
     else Usage("unknown option '" + option + "'");
   }
   if (s.weight_type == DataType::kInt4 && s.group_size == 0) s.group_size = 128;
+  if (!s.device.empty())
+    s.threads = {2};  // more than one: by wall time, since another processor computes
   return s;
 }
 
@@ -157,9 +170,9 @@ struct Measured {
 };
 
 void PrintText(const Measured& x) {
-  std::printf("%6ld %6ld %6ld  %d  %-34s %8.1f GOPS (best %.1f)  %5.1f %% of roof", x.shape.m,
-              x.shape.k, x.shape.n, x.threads, x.kernel.c_str(), x.gops, x.gops_best,
-              100 * x.gops_best / x.roof_gops);
+  std::printf("%6ld %6ld %6ld  %d  %-34s %8.1f GOPS (best %.1f)", x.shape.m, x.shape.k, x.shape.n,
+              x.threads, x.kernel.c_str(), x.gops, x.gops_best);
+  if (x.roof_gops > 0) std::printf("  %5.1f %% of roof", 100 * x.gops_best / x.roof_gops);
   for (const PeerResult& p : x.peers)
     std::printf("  | %s %.1f%s ratio %.2f", p.name.c_str(), p.gops, p.exact ? "" : " (inexact)",
                 p.ratio);
@@ -173,7 +186,7 @@ void PrintJson(const Settings& s, const Measured& x) {
               s.weights.c_str(), std::string(NameOf(s.weight_type)).c_str(),
               std::string(NameOf(s.activations)).c_str(), std::string(NameOf(s.output)).c_str());
   std::printf("\"gops\":%.1f,\"gops_best\":%.1f,\"roof_gops\":%.1f,\"roof_share\":%.3f,", x.gops,
-              x.gops_best, x.roof_gops, x.gops_best / x.roof_gops);
+              x.gops_best, x.roof_gops, x.roof_gops > 0 ? x.gops_best / x.roof_gops : 0.0);
   std::printf("\"probe_share\":%.3f,\"read_gbps\":%.1f,\"pack_gbps\":%.2f,\"peers\":[",
               x.probe_share, x.read_gbps, x.pack_gbps);
   for (size_t i = 0; i < x.peers.size(); ++i)
@@ -196,8 +209,14 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
   OwnProduct own(device, problem, s.weight_type, s.group_size, s.activations, epilogue, s.kernel);
   std::vector<Contender> contenders = {{"qmatmul", [&own](int count) { return own.Run(count); }}};
   own.Run(1);  // which says what kernel it takes
-  Probe probe(own.kernel());
-  contenders.push_back({"probe", [&probe](int count) { return probe.Run(count); }});
+  const std::string kernel(own.kernel());
+  const bool cpu = device->info().kind == "cpu";  // whose roofs are known
+  std::unique_ptr<Probe> probe;
+  if (cpu) {
+    probe = std::make_unique<Probe>(kernel);
+    contenders.push_back({"probe", [&probe](int count) { return probe->Run(count); }});
+  }
+  const size_t peers_begin = contenders.size();
   std::vector<bool> exact;
   for (auto& peer : *peers) {
     exact.push_back(PeerIsExact(peer.get(), problem));
@@ -214,19 +233,22 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
     }
   }
   const double ops = 2.0 * double(shape.m) * double(shape.k) * double(shape.n);
+  const double probe_share =
+      cpu ? contenders[0].RatioOf(contenders[1]) * ops / probe->ops() / threads : 0;
   Measured x{shape,
              threads,
-             std::string(own.kernel()),
+             kernel,
              ops / contenders[0].median_ns,
              ops / contenders[0].best_ns,
-             contenders[0].RatioOf(contenders[1]) * ops / probe.ops() / threads,
-             roof->Gops(std::string(own.kernel()), shape.m, shape.k, shape.n),
+             probe_share,
+             cpu ? roof->Gops(kernel, shape.m, shape.k, shape.n) : 0,
              roof->ReadGBps(own.weight().spec().data_bytes()),
              own.pack_gbps(),
              {}};
-  for (size_t i = 2; i < contenders.size(); ++i) {
+  for (size_t i = peers_begin; i < contenders.size(); ++i) {
     const double ratio = contenders[0].RatioOf(contenders[i]);
-    x.peers.push_back({contenders[i].name, ops / contenders[i].median_ns, exact[i - 2], ratio});
+    x.peers.push_back(
+        {contenders[i].name, ops / contenders[i].median_ns, exact[i - peers_begin], ratio});
     logs->push_back({contenders[i].name, std::log(ratio)});
   }
   s.json ? PrintJson(s, x) : PrintText(x);
@@ -249,6 +271,14 @@ void PrintMeans(const std::vector<std::pair<std::string, double>>& logs,
   }
 }
 
+// The CPU is always the first.
+Device* Named(const std::vector<std::unique_ptr<Device>>& devices, const std::string& name) {
+  if (name.empty()) return devices[0].get();
+  for (const auto& device : devices)
+    if (device->info().id == name || device->info().kind == name) return device.get();
+  Usage("device '" + name + "' is not on this machine, or not in this build");
+}
+
 int Main(int argc, char** argv) {
   const Settings s = Parse(argc, argv);
   if (s.call_cost) {
@@ -258,6 +288,12 @@ int Main(int argc, char** argv) {
   if (s.teams) {
     for (const int threads : s.threads) PrintTeams(threads, s.seconds, s.json);
     return 0;
+  }
+  if (s.device_time) {
+    DeviceTimeSettings times{{}, s.kernel, s.json};
+    if (s.shapes_given)
+      for (const Shape3& x : s.shapes) times.shapes.push_back({x.m, x.k, x.n});
+    return PrintDeviceTimes(times);
   }
   std::vector<std::unique_ptr<Peer>> peers;
   for (const std::string& name : s.peers) {
@@ -274,11 +310,11 @@ int Main(int argc, char** argv) {
     options.threads = threads;
     options.team_spin_us_max = 50;
     auto devices = OpenDevices(options);
-    if (!s.json)
-      std::printf("# %s, %d thread(s)\n", devices[0]->info().description.c_str(), threads);
+    Device* const device = Named(devices, s.device);
+    if (!s.json) std::printf("# %s, %d thread(s)\n", device->info().description.c_str(), threads);
     Roof roof(threads);
     for (const Shape3& shape : s.shapes)
-      MeasureShape(s, shape, threads, devices[0].get(), &roof, &peers, &logs);
+      MeasureShape(s, shape, threads, device, &roof, &peers, &logs);
   }
   if (!s.json) PrintMeans(logs, &peers);
   return 0;

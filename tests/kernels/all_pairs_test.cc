@@ -1,6 +1,6 @@
-// T4: any two kernels of one weight type and arithmetic give the same bytes, compared with each other
-// and not through the reference: a mistake that kernel and reference shared would still have to be made
-// by every instruction set alike.
+// T4: any two kernels of one weight type and arithmetic, of whatever device, give the same bytes, compared
+// with each other and not through the reference: a mistake that kernel and reference shared would still have
+// to be made by every instruction set alike.
 //
 // The same file is built once more against the library whose missing instruction sets are emulated.
 #include <gtest/gtest.h>
@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
+#include <memory>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -53,19 +55,25 @@ std::string NameOfKind(const Kind& kind) {
 void PrintTo(const Kind& kind, std::ostream* out) { *out << NameOfKind(kind); }
 
 // Opened once: three members, so that columns are split unevenly.
-Device* Cpu() {
+const std::vector<std::unique_ptr<Device>>& Devices() {
   static const auto devices = OpenDevices({.threads = 3});
-  return devices[0].get();
+  return devices;
 }
+
+struct Contender {
+  Device* device;
+  std::string kernel;
+};
 
 class AllPairs : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    for (const KernelInfo& kernel : Cpu()->Kernels())
-      if (kernel.supported && kernel.weight == GetParam().weight &&
-          kernel.arithmetic == GetParam().arithmetic)
-        kernels_.push_back(kernel.name);
-    if (kernels_.size() < 2) GTEST_SKIP() << "this processor has one kernel of this kind alone";
+    for (const auto& device : Devices())
+      for (const KernelInfo& kernel : device->Kernels())
+        if (kernel.supported && kernel.weight == GetParam().weight &&
+            kernel.arithmetic == GetParam().arithmetic)
+          kernels_.push_back({device.get(), kernel.name});
+    if (kernels_.size() < 2) GTEST_SKIP() << "this machine has one kernel of this kind alone";
   }
 
   bool weight_only() const { return GetParam().arithmetic == Arithmetic::kW8A32; }
@@ -130,22 +138,25 @@ class AllPairs : public testing::TestWithParam<Kind> {
   void Compare(const TestWeight& weight, const TestActivations& activations) {
     SCOPED_TRACE("M=" + std::to_string(activations.rows) + " K=" + std::to_string(weight.spec.k) +
                  " N=" + std::to_string(weight.spec.n));
-    const auto packed = PackOn(Cpu(), weight);
-    ASSERT_NE(packed, nullptr);
+    std::map<const Device*, std::shared_ptr<const PackedWeight>> packed;
+    for (const auto& device : Devices()) {
+      packed[device.get()] = PackOn(device.get(), weight);
+      ASSERT_NE(packed[device.get()], nullptr);
+    }
     for (const Epilogue& epilogue : Epilogues(weight.spec)) {
       DeviceCall first;
-      for (const std::string& kernel : kernels_) {
-        DeviceCall call =
-            CallDevice(Cpu(), packed, activations, epilogue, kernel, GetParam().arithmetic);
+      for (const auto& [device, kernel] : kernels_) {
+        DeviceCall call = CallDevice(device, packed[device], activations, epilogue, kernel,
+                                     GetParam().arithmetic);
         ASSERT_TRUE(call.fault.ok()) << kernel << ": " << call.fault.message;
         ASSERT_EQ(call.report.kernel, kernel);
         EXPECT_TRUE(call.intact) << kernel;
-        if (&kernel == &kernels_[0]) {
+        if (kernel == kernels_[0].kernel) {
           first = std::move(call);
           continue;
         }
         ASSERT_TRUE(call.bytes == first.bytes)
-            << kernel << " and " << kernels_[0] << " differ in " << NameOf(epilogue.dtype);
+            << kernel << " and " << kernels_[0].kernel << " differ in " << NameOf(epilogue.dtype);
         EXPECT_EQ(call.outcome.overflow_count, first.outcome.overflow_count) << kernel;
         EXPECT_EQ(call.outcome.first_overflow_row, first.outcome.first_overflow_row) << kernel;
         EXPECT_EQ(call.outcome.first_overflow_column, first.outcome.first_overflow_column)
@@ -155,7 +166,7 @@ class AllPairs : public testing::TestWithParam<Kind> {
     }
   }
 
-  std::vector<std::string> kernels_;
+  std::vector<Contender> kernels_;
   Random random_{404};
   int64_t compared_ = 0;
 };
