@@ -1,4 +1,4 @@
-#include "kernels/cpu/self_test.h"
+#include "kernels/self_test.h"
 
 #include <cstring>
 #include <random>
@@ -6,7 +6,7 @@
 
 #include "kernels/reference.h"
 
-namespace qmatmul::cpu {
+namespace qmatmul {
 namespace {
 
 // Ragged against every tile: K is no multiple of 4, N none of 16.
@@ -96,4 +96,4 @@ std::string ProveKernel(Device* device, const KernelInfo& kernel, int64_t rows) 
          std::to_string(at / 4 % size_t(kColumns));
 }
 
-}  // namespace qmatmul::cpu
+}  // namespace qmatmul
