@@ -1,6 +1,11 @@
 #include "kernels/devices.h"
 
+#include <iterator>
+
 #include "kernels/cpu/cpu_device.h"
+#ifdef QMATMUL_VULKAN
+#include "kernels/vulkan/vulkan_device.h"
+#endif
 
 namespace qmatmul {
 
@@ -20,6 +25,10 @@ Fault Device::Pack(const WeightView& weight, std::shared_ptr<const PackedWeight>
 std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options) {
   std::vector<std::unique_ptr<Device>> devices;
   devices.push_back(std::make_unique<cpu::CpuDevice>(options, cpu::DetectCpuFeatures()));
+#ifdef QMATMUL_VULKAN
+  auto found = vulkan::OpenVulkanDevices(options, devices);
+  std::move(found.begin(), found.end(), std::back_inserter(devices));
+#endif
   return devices;
 }
 
