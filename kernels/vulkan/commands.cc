@@ -4,9 +4,9 @@
 
 namespace qmatmul::vulkan {
 
-Fault Commands::Make(std::shared_ptr<Gpu> gpu, Pipelines& pipelines,
+Fault Commands::Make(std::shared_ptr<Gpu> gpu, std::shared_ptr<Pipelines> pipelines,
                      std::unique_ptr<Commands>* commands) {
-  std::unique_ptr<Commands> made(new Commands(std::move(gpu), pipelines));
+  std::unique_ptr<Commands> made(new Commands(std::move(gpu), std::move(pipelines)));
   if (Fault fault = made->MakeObjects(); !fault.ok()) return fault;
   *commands = std::move(made);
   return {};
@@ -91,12 +91,12 @@ Fault Commands::Dispatch(std::string_view shader, std::initializer_list<const Bu
   assert(buffers.size() <= Pipelines::kBuffers && arguments.size() <= Pipelines::kArgumentBytes);
   const DeviceFunctions& vk = gpu_->vk();
   VkPipeline pipeline = VK_NULL_HANDLE;
-  if (Fault fault = pipelines_.Find(shader, &pipeline); !fault.ok()) return fault;
+  if (Fault fault = pipelines_->Find(shader, &pipeline); !fault.ok()) return fault;
   VkDescriptorSetAllocateInfo allocation{};
   allocation.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO;
   allocation.descriptorPool = sets_;
   allocation.descriptorSetCount = 1;
-  const VkDescriptorSetLayout set_layout = pipelines_.set_layout();
+  const VkDescriptorSetLayout set_layout = pipelines_->set_layout();
   allocation.pSetLayouts = &set_layout;
   VkDescriptorSet set = VK_NULL_HANDLE;
   const VkResult r = vk.AllocateDescriptorSets(gpu_->device(), &allocation, &set);
@@ -116,9 +116,9 @@ Fault Commands::Dispatch(std::string_view shader, std::initializer_list<const Bu
   }
   vk.UpdateDescriptorSets(gpu_->device(), count, writes.data(), 0, nullptr);
   vk.CmdBindPipeline(commands_, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
-  vk.CmdBindDescriptorSets(commands_, VK_PIPELINE_BIND_POINT_COMPUTE, pipelines_.layout(), 0, 1,
+  vk.CmdBindDescriptorSets(commands_, VK_PIPELINE_BIND_POINT_COMPUTE, pipelines_->layout(), 0, 1,
                            &set, 0, nullptr);
-  vk.CmdPushConstants(commands_, pipelines_.layout(), VK_SHADER_STAGE_COMPUTE_BIT, 0,
+  vk.CmdPushConstants(commands_, pipelines_->layout(), VK_SHADER_STAGE_COMPUTE_BIT, 0,
                       static_cast<uint32_t>(arguments.size()), arguments.data());
   vk.CmdDispatch(commands_, x, y, z);
   return {};

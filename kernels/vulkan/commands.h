@@ -1,6 +1,6 @@
 // One command buffer and what it needs to be run and waited for, used again and again.
 //
-// Thread-safety: one thread at a time. Ownership: buffers and pipelines outlive the Wait that follows.
+// Thread-safety: one thread at a time. Ownership: buffers outlive the Wait that follows.
 //
 // Invariant: what a submission reads was written: each begins behind everything submitted before it.
 #pragma once
@@ -21,7 +21,7 @@ class Commands {
   // Dispatches of one submission.
   static constexpr uint32_t kDispatchesMax = 64;
 
-  static Fault Make(std::shared_ptr<Gpu> gpu, Pipelines& pipelines,
+  static Fault Make(std::shared_ptr<Gpu> gpu, std::shared_ptr<Pipelines> pipelines,
                     std::unique_ptr<Commands>* commands);
   // Waits for what is still under way.
   ~Commands();
@@ -42,12 +42,12 @@ class Commands {
   Fault Wait();
 
  private:
-  Commands(std::shared_ptr<Gpu> gpu, Pipelines& pipelines)
-      : gpu_(std::move(gpu)), pipelines_(pipelines) {}
+  Commands(std::shared_ptr<Gpu> gpu, std::shared_ptr<Pipelines> pipelines)
+      : gpu_(std::move(gpu)), pipelines_(std::move(pipelines)) {}
   Fault MakeObjects();
 
   const std::shared_ptr<Gpu> gpu_;
-  Pipelines& pipelines_;
+  const std::shared_ptr<Pipelines> pipelines_;
   VkCommandPool pool_ = VK_NULL_HANDLE;
   VkCommandBuffer commands_ = VK_NULL_HANDLE;
   VkDescriptorPool sets_ = VK_NULL_HANDLE;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cstring>
 #include <vector>
 
@@ -236,12 +237,18 @@ Fault Gpu::Wait(VkFence fence) {
   return r == VK_SUCCESS ? Fault{} : FaultOf(r, "vkWaitForFences");
 }
 
+void Gpu::GiveUp() {
+  int64_t never = 0;
+  lost_time_ns_.compare_exchange_strong(
+      never, std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1));
+}
+
 Fault Gpu::FaultOf(VkResult result, const char* call) {
   const std::string what =
       traits_.name + ": " + call + " gave VkResult " + std::to_string(static_cast<int>(result));
   switch (result) {
     case VK_ERROR_DEVICE_LOST:
-      is_lost_.store(true, std::memory_order_relaxed);
+      GiveUp();
       return {FaultKind::kDeviceLost, "DEVICE_LOST",
               what + ": the device is lost, and what it held with it; use another device"};
     case VK_ERROR_OUT_OF_HOST_MEMORY:

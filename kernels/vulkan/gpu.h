@@ -61,13 +61,17 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   const DeviceFunctions& vk() const { return *vk_; }
   VkDevice device() const { return device_; }
   uint32_t queue_family() const { return queue_family_; }
-  bool is_lost() const { return is_lost_.load(std::memory_order_relaxed); }
+  bool is_lost() const { return lost_time_ns() != 0; }
+  // Unix time at which the loss was noticed, 0 before.
+  int64_t lost_time_ns() const { return lost_time_ns_.load(std::memory_order_relaxed); }
   int64_t used_bytes() const { return used_bytes_.load(std::memory_order_relaxed); }
 
   // RESOURCE_EXHAUSTED DEVICE_MEMORY when it does not fit.
   Fault Allocate(int64_t bytes, Place place, std::unique_ptr<Buffer>* buffer);
   Fault Submit(VkCommandBuffer commands, VkFence fence);
   Fault Wait(VkFence fence);
+  // Every call from now on says that the device is lost.
+  void GiveUp();
   // `call` for the message. Notes the loss of the device.
   Fault FaultOf(VkResult result, const char* call);
 
@@ -91,7 +95,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   VkQueue queue_ = VK_NULL_HANDLE;
   VkPhysicalDeviceMemoryProperties memory_{};
   std::atomic<int64_t> used_bytes_{0};
-  std::atomic<bool> is_lost_{false};
+  std::atomic<int64_t> lost_time_ns_{0};
 };
 
 // Memory and the buffer that covers it. Freed at once with the object, whose user has waited for the

@@ -42,8 +42,8 @@ class Lane {
   static constexpr int64_t kActivationBytes = int64_t{8} << 20;
   static constexpr int64_t kSumsBytes = int64_t{8} << 20;
 
-  Lane(std::shared_ptr<Gpu> gpu, Pipelines& pipelines)
-      : gpu_(std::move(gpu)), pipelines_(pipelines) {}
+  Lane(std::shared_ptr<Gpu> gpu, std::shared_ptr<Pipelines> pipelines)
+      : gpu_(std::move(gpu)), pipelines_(std::move(pipelines)) {}
 
   // Dense outputs of one step for weights of one k and group count.
   Fault Multiply(std::span<const ChosenWeight> weights, std::span<RowSegment> segments,
@@ -81,7 +81,7 @@ class Lane {
   void Abandon();
 
   const std::shared_ptr<Gpu> gpu_;
-  Pipelines& pipelines_;
+  const std::shared_ptr<Pipelines> pipelines_;
   std::array<Slot, 2> slots_;
   Shared activations_;
   bool is_uploaded_ = false;  // the packed rows, where they are staged

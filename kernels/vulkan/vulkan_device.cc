@@ -29,6 +29,30 @@ int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
+// What is opened anew after a loss.
+struct Machine {
+  std::shared_ptr<Gpu> gpu;
+  std::shared_ptr<Pipelines> pipelines;
+  std::mutex mutex;  // guards free_lanes
+  std::condition_variable lane_freed;
+  std::vector<std::unique_ptr<Lane>> free_lanes;
+
+  std::unique_ptr<Lane> TakeLane() {
+    std::unique_lock lock(mutex);
+    lane_freed.wait(lock, [this] { return !free_lanes.empty(); });
+    std::unique_ptr<Lane> lane = std::move(free_lanes.back());
+    free_lanes.pop_back();
+    return lane;
+  }
+  void GiveBack(std::unique_ptr<Lane> lane) {
+    {
+      const std::lock_guard lock(mutex);
+      free_lanes.push_back(std::move(lane));
+    }
+    lane_freed.notify_one();
+  }
+};
+
 class VulkanDevice final : public Device {
  public:
   // Null where it cannot be opened, or where even its plainest kernels are not exact.
@@ -49,61 +73,79 @@ class VulkanDevice final : public Device {
   int64_t PredictNs(int64_t rows, int64_t k, int64_t n, int threads) const override {
     return costs_.PredictNs(rows, k, n);
   }
+  // A lost device: all of its kernels.
+  std::vector<QuarantineInfo> Quarantined() const override;
+  bool Rearm(std::string_view key) override;
 
  private:
   using Chosen = std::vector<ChosenWeight>;
 
-  VulkanDevice() = default;
+  VulkanDevice(std::shared_ptr<const Instance> instance, VkPhysicalDevice physical,
+               const VulkanSettings& settings)
+      : instance_(std::move(instance)), physical_(physical), settings_(settings) {}
+  // Null when the driver does not give one.
+  std::shared_ptr<Machine> OpenMachine() const;
+  std::shared_ptr<Machine> machine() const {
+    const std::lock_guard lock(machine_mutex_);
+    return machine_;
+  }
   void Describe(int index);
   bool ProveKernels();
   Fault Find(std::string_view name, const Kernel** kernel) const;
   // The forced kernel, or the best. LAYOUT_MISMATCH when the forced one reads other weights.
   Fault Choose(std::string_view forced, int64_t rows, const WeightSpec& spec, Arithmetic arithmetic,
                const Kernel** kernel) const;
-  Fault CheckHeld(const PackedWeight& weight) const;
-  Fault ChooseStep(const Work& work, size_t step, int64_t rows, Chosen* chosen,
-                   RunReport* report) const;
+  Fault CheckHeld(const Machine& machine, const PackedWeight& weight) const;
+  Fault ChooseStep(const Machine& machine, const Work& work, size_t step, int64_t rows,
+                   Chosen* chosen, RunReport* report) const;
   Fault RunStep(const WorkStep& step, Chosen chosen, std::span<RowSegment> segments, Lane* lane,
                 RunReport* report);
-  Fault RunOn(Lane* lane, const Work& work, RunReport* report);
-  std::unique_ptr<Lane> TakeLane();
-  void GiveBack(std::unique_ptr<Lane> lane);
+  Fault RunOn(const Machine& machine, Lane* lane, const Work& work, RunReport* report);
 
+  const std::shared_ptr<const Instance> instance_;
+  const VkPhysicalDevice physical_;
+  const VulkanSettings settings_;
+  std::string cache_file_;
   DeviceInfo info_;
-  std::shared_ptr<Gpu> gpu_;
-  std::unique_ptr<Pipelines> pipelines_;
   std::vector<Kernel> kernels_;
   bool float_failed_ = false;
   Costs costs_;
-  std::mutex lanes_mutex_;  // guards lanes_
-  std::condition_variable lane_free_;
-  std::vector<std::unique_ptr<Lane>> lanes_;
+  std::mutex rearm_mutex_;            // one attempt at a time
+  mutable std::mutex machine_mutex_;  // guards machine_
+  std::shared_ptr<Machine> machine_;
 };
 
 std::unique_ptr<VulkanDevice> VulkanDevice::Open(std::shared_ptr<const Instance> instance,
                                                  VkPhysicalDevice physical, int index,
                                                  const DeviceOptions& options,
                                                  const VulkanSettings& settings) {
-  std::unique_ptr<VulkanDevice> device(new VulkanDevice);
-  device->gpu_ = Gpu::Open(std::move(instance), physical, settings);
-  if (device->gpu_ == nullptr) return nullptr;
-  std::string cache_file = options.pipeline_cache_file;
-  if (!cache_file.empty() && index > 0) cache_file += "." + std::to_string(index);
-  device->pipelines_ = std::make_unique<Pipelines>(*device->gpu_, cache_file);
-  if (!device->pipelines_->fault().ok()) return nullptr;
+  std::unique_ptr<VulkanDevice> device(new VulkanDevice(std::move(instance), physical, settings));
+  device->cache_file_ = options.pipeline_cache_file;
+  if (!device->cache_file_.empty() && index > 0) device->cache_file_ += "." + std::to_string(index);
+  device->machine_ = device->OpenMachine();
+  if (device->machine_ == nullptr) return nullptr;
   device->kernels_ =
-      KernelsFor(device->gpu_->traits(), settings.without_float, options.disabled_kernels);
-  for (int i = 0; i < kLanes; ++i)
-    device->lanes_.push_back(std::make_unique<Lane>(device->gpu_, *device->pipelines_));
+      KernelsFor(device->machine_->gpu->traits(), settings.without_float, options.disabled_kernels);
   device->Describe(index);
   if (!device->ProveKernels()) return nullptr;
   if (!device->costs_.Measure(device.get()).ok()) return nullptr;
-  device->pipelines_->Save();
+  device->machine_->pipelines->Save();
   return device;
 }
 
+std::shared_ptr<Machine> VulkanDevice::OpenMachine() const {
+  auto machine = std::make_shared<Machine>();
+  machine->gpu = Gpu::Open(instance_, physical_, settings_);
+  if (machine->gpu == nullptr) return nullptr;
+  machine->pipelines = std::make_shared<Pipelines>(*machine->gpu, cache_file_);
+  if (!machine->pipelines->fault().ok()) return nullptr;
+  for (int i = 0; i < kLanes; ++i)
+    machine->free_lanes.push_back(std::make_unique<Lane>(machine->gpu, machine->pipelines));
+  return machine;
+}
+
 void VulkanDevice::Describe(int index) {
-  const GpuTraits& traits = gpu_->traits();
+  const GpuTraits& traits = machine_->gpu->traits();
   info_.id = "vulkan:" + std::to_string(index);
   info_.kind = "vulkan";
   info_.description = traits.name;
@@ -113,7 +155,35 @@ void VulkanDevice::Describe(int index) {
   if (traits.rounds_to_even) info_.features.push_back("rounding_rte_f32");
   if (traits.keeps_denormals) info_.features.push_back("denorm_preserve_f32");
   if (traits.is_unified) info_.features.push_back("unified_memory");
-  if (pipelines_->loaded()) info_.features.push_back("pipelines_from_cache");
+  if (machine_->pipelines->loaded()) info_.features.push_back("pipelines_from_cache");
+}
+
+std::vector<QuarantineInfo> VulkanDevice::Quarantined() const {
+  const int64_t lost_time_ns = machine()->gpu->lost_time_ns();
+  std::vector<QuarantineInfo> aside;
+  if (lost_time_ns == 0) return aside;
+  for (const Kernel& kernel : kernels_)
+    aside.push_back({info_.id, kernel.name, "the device was lost", lost_time_ns});
+  return aside;
+}
+
+bool VulkanDevice::Rearm(std::string_view key) {
+  const std::lock_guard lock(rearm_mutex_);
+  if (key != info_.id || !machine()->gpu->is_lost()) return false;
+  std::shared_ptr<Machine> fresh = OpenMachine();
+  if (fresh == nullptr) return false;
+  {
+    const std::lock_guard swap(machine_mutex_);
+    machine_.swap(fresh);
+  }
+  for (const Kernel& kernel : kernels_) {
+    if (!kernel.usable()) continue;
+    const KernelInfo row{kernel.name, true, false, "", "", kernel.weight, kernel.arithmetic};
+    if (ProveKernel(this, row, 13).empty()) continue;
+    machine()->gpu->GiveUp();
+    return false;
+  }
+  return true;
 }
 
 bool VulkanDevice::ProveKernels() {
@@ -145,24 +215,30 @@ std::vector<KernelInfo> VulkanDevice::Kernels() const {
 
 Fault VulkanDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
   std::shared_ptr<VulkanWeight> weight;
-  if (Fault f = VulkanWeight::Allocate(*gpu_, spec, info_.id, &weight); !f.ok()) return f;
-  return VulkanPacker::Start(*gpu_, *pipelines_, std::move(weight), packer);
+  const std::shared_ptr<Machine> m = machine();
+  if (Fault f = VulkanWeight::Allocate(*m->gpu, spec, info_.id, &weight); !f.ok()) return f;
+  return VulkanPacker::Start(*m->gpu, m->pipelines, std::move(weight), packer);
 }
 
 Fault VulkanDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                            std::span<int8_t> out) const {
-  if (Fault f = CheckHeld(weight); !f.ok()) return f;
-  return UnpackRows(*gpu_, *pipelines_, static_cast<const VulkanWeight&>(weight), k_begin, k_end,
+  const std::shared_ptr<Machine> m = machine();
+  if (Fault f = CheckHeld(*m, weight); !f.ok()) return f;
+  return UnpackRows(*m->gpu, m->pipelines, static_cast<const VulkanWeight&>(weight), k_begin, k_end,
                     out);
 }
 
-Fault VulkanDevice::CheckHeld(const PackedWeight& weight) const {
-  if (typeid(weight) != typeid(VulkanWeight) ||
-      static_cast<const VulkanWeight&>(weight).gpu() != gpu_.get())
-    return {FaultKind::kInternal, "LAYOUT_MISMATCH",
-            "weight is packed as " + weight.device() + "/" + weight.layout() + ", not by this " +
-                info_.id};
-  return {};
+Fault VulkanDevice::CheckHeld(const Machine& machine, const PackedWeight& weight) const {
+  const bool is_ours = typeid(weight) == typeid(VulkanWeight);
+  if (is_ours && weight.device() == info_.id && weight.is_lost())
+    return {FaultKind::kDeviceLost, "DEVICE_LOST",
+            info_.id +
+                " was lost, and this weight with it; register it again, or use another "
+                "device"};
+  if (is_ours && static_cast<const VulkanWeight&>(weight).gpu() == machine.gpu.get()) return {};
+  return {FaultKind::kInternal, "LAYOUT_MISMATCH",
+          "weight is packed as " + weight.device() + "/" + weight.layout() + ", not by this " +
+              info_.id};
 }
 
 Fault VulkanDevice::Find(std::string_view name, const Kernel** kernel) const {
@@ -192,11 +268,11 @@ Fault VulkanDevice::Choose(std::string_view forced, int64_t rows, const WeightSp
               LayoutOf(spec) + " for " + std::string(NameOf(arithmetic))};
 }
 
-Fault VulkanDevice::ChooseStep(const Work& work, size_t step, int64_t rows, Chosen* chosen,
-                               RunReport* report) const {
+Fault VulkanDevice::ChooseStep(const Machine& machine, const Work& work, size_t step, int64_t rows,
+                               Chosen* chosen, RunReport* report) const {
   const WorkStep& s = work.steps[step];
   for (size_t i = 0; i < s.weights.size(); ++i) {
-    if (Fault f = CheckHeld(*s.weights[i]); !f.ok()) return f;
+    if (Fault f = CheckHeld(machine, *s.weights[i]); !f.ok()) return f;
     const Kernel* kernel = nullptr;
     if (Fault f = Choose(work.kernel, rows, s.weights[i]->spec(), s.arithmetic, &kernel); !f.ok())
       return f;
@@ -213,24 +289,26 @@ Fault VulkanDevice::Run(const Work& work, RunReport* report) {
   assert(!work.steps.empty() && !work.steps[0].weights.empty());
   *report = {};
   for (const RowSegment& segment : work.segments) report->rows += segment.rows;
-  std::unique_ptr<Lane> lane = TakeLane();
-  Fault fault = RunOn(lane.get(), work, report);
-  GiveBack(std::move(lane));
+  const std::shared_ptr<Machine> m = machine();
+  std::unique_ptr<Lane> lane = m->TakeLane();
+  Fault fault = RunOn(*m, lane.get(), work, report);
+  m->GiveBack(std::move(lane));
   report->compute_ns = NowNs() - start;
   if (fault.ok()) costs_.Learn(work, report->rows, report->compute_ns);
   return fault;
 }
 
-Fault VulkanDevice::RunOn(Lane* lane, const Work& work, RunReport* report) {
+Fault VulkanDevice::RunOn(const Machine& machine, Lane* lane, const Work& work, RunReport* report) {
   if (!Stages::Needed(work)) {
     Chosen chosen;
-    if (Fault f = ChooseStep(work, 0, report->rows, &chosen, report); !f.ok()) return f;
+    if (Fault f = ChooseStep(machine, work, 0, report->rows, &chosen, report); !f.ok()) return f;
     return RunStep(work.steps[0], std::move(chosen), work.segments, lane, report);
   }
   Stages stages(work);
   std::vector<Chosen> chosen(work.steps.size());
   for (size_t step = 0; step < chosen.size(); ++step)
-    if (Fault f = ChooseStep(work, step, stages.tile_rows(), &chosen[step], report); !f.ok())
+    if (Fault f = ChooseStep(machine, work, step, stages.tile_rows(), &chosen[step], report);
+        !f.ok())
       return f;
   return stages.Run([&](size_t step, std::span<RowSegment> segments) {
     return RunStep(work.steps[step], chosen[step], segments, lane, report);
@@ -258,22 +336,6 @@ Fault VulkanDevice::RunStep(const WorkStep& step, Chosen chosen, std::span<RowSe
     begin = end;
   }
   return {};
-}
-
-std::unique_ptr<Lane> VulkanDevice::TakeLane() {
-  std::unique_lock lock(lanes_mutex_);
-  lane_free_.wait(lock, [this] { return !lanes_.empty(); });
-  std::unique_ptr<Lane> lane = std::move(lanes_.back());
-  lanes_.pop_back();
-  return lane;
-}
-
-void VulkanDevice::GiveBack(std::unique_ptr<Lane> lane) {
-  {
-    const std::lock_guard lock(lanes_mutex_);
-    lanes_.push_back(std::move(lane));
-  }
-  lane_free_.notify_one();
 }
 
 std::vector<KernelChoice> VulkanDevice::Explain(

@@ -34,15 +34,15 @@ int8_t ValueAt(DataType dtype, uint32_t dword, int64_t v) {
 
 }  // namespace
 
-Fault VulkanPacker::Start(Gpu& gpu, Pipelines& pipelines, std::shared_ptr<VulkanWeight> weight,
-                          std::unique_ptr<Packer>* packer) {
+Fault VulkanPacker::Start(Gpu& gpu, const std::shared_ptr<Pipelines>& pipelines,
+                          std::shared_ptr<VulkanWeight> weight, std::unique_ptr<Packer>* packer) {
   std::unique_ptr<VulkanPacker> made(new VulkanPacker(std::move(weight)));
   if (Fault fault = made->Prepare(gpu, pipelines); !fault.ok()) return fault;
   *packer = std::move(made);
   return {};
 }
 
-Fault VulkanPacker::Prepare(Gpu& gpu, Pipelines& pipelines) {
+Fault VulkanPacker::Prepare(Gpu& gpu, const std::shared_ptr<Pipelines>& pipelines) {
   const int64_t wanted = (weight_->spec().data_bytes() + 3) / 4 * 4;
   if (Fault f = gpu.Allocate(std::min(wanted, kStageBytes), Place::kUpload, &stage_); !f.ok())
     return f;
@@ -189,7 +189,7 @@ class Unpacker {
   Unpacker(const VulkanWeight& weight, int64_t k_begin, int64_t k_end, std::span<int8_t> out)
       : weight_(weight), k_begin_(k_begin), k_end_(k_end), out_(out) {}
 
-  Fault Run(Gpu& gpu, Pipelines& pipelines) {
+  Fault Run(Gpu& gpu, const std::shared_ptr<Pipelines>& pipelines) {
     if (Fault f = gpu.Allocate(kReadBytes, Place::kDownload, &buffer_); !f.ok()) return f;
     if (Fault f = Commands::Make(gpu.shared_from_this(), pipelines, &commands_); !f.ok()) return f;
     for (const WeightPart& part : weight_.parts())
@@ -268,8 +268,8 @@ class Unpacker {
 
 }  // namespace
 
-Fault UnpackRows(Gpu& gpu, Pipelines& pipelines, const VulkanWeight& weight, int64_t k_begin,
-                 int64_t k_end, std::span<int8_t> out) {
+Fault UnpackRows(Gpu& gpu, const std::shared_ptr<Pipelines>& pipelines, const VulkanWeight& weight,
+                 int64_t k_begin, int64_t k_end, std::span<int8_t> out) {
   if (k_begin == k_end) return {};
   return Unpacker(weight, k_begin, k_end, out).Run(gpu, pipelines);
 }

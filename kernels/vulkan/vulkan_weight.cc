@@ -1,5 +1,6 @@
 #include "kernels/vulkan/vulkan_weight.h"
 
+#include <algorithm>
 #include <new>
 
 namespace qmatmul::vulkan {

@@ -48,6 +48,7 @@ class VulkanWeight final : public PackedWeight {
   std::span<const int32_t> column_sums() const override {
     return groups() > 1 ? total_sums_ : group_sums_;
   }
+  bool is_lost() const override { return gpu_->is_lost(); }
   const WeightColumns& columns() const { return columns_; }
   int64_t groups() const { return spec().groups(); }
   int64_t group_k() const { return spec().k / spec().groups(); }

@@ -2,18 +2,22 @@
 // and not through the reference: a mistake that kernel and reference shared would still have to be made
 // by every instruction set alike.
 //
-// The same file is built once more against the library whose missing instruction sets are emulated.
+// The same file is built once more against the library whose missing instruction sets are emulated, and
+// once more for the kernels of Vulkan devices beside the CPU's.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
+#include <memory>
 #include <ostream>
 #include <string>
 #include <vector>
 
 #include "kernels/devices.h"
 #include "tests/support/device_call.h"
+#include "tests/support/test_devices.h"
 #include "tests/support/test_tensors.h"
 
 namespace qmatmul {
@@ -32,7 +36,7 @@ constexpr int kShapes = 24;
 #else
 constexpr int kShapes = 200;
 #endif
-#if defined(QMATMUL_TESTS_QUICK) || defined(QMATMUL_TESTS_EMULATED)
+#if defined(QMATMUL_TESTS_QUICK) || defined(QMATMUL_TESTS_EMULATED) || defined(QMATMUL_TESTS_VULKAN)
 constexpr int64_t kShapeRowsMax = 20, kShapeInnerMax = 90, kShapeColumnsMax = 70;
 #else
 constexpr int64_t kShapeRowsMax = 70, kShapeInnerMax = 300, kShapeColumnsMax = 130;
@@ -53,19 +57,25 @@ std::string NameOfKind(const Kind& kind) {
 void PrintTo(const Kind& kind, std::ostream* out) { *out << NameOfKind(kind); }
 
 // Opened once: three members, so that columns are split unevenly.
-Device* Cpu() {
-  static const auto devices = OpenDevices({.threads = 3});
-  return devices[0].get();
+const std::vector<std::unique_ptr<Device>>& Devices() {
+  static const auto devices = test::OpenTestDevices({.threads = 3});
+  return devices;
 }
+
+struct Row {
+  Device* device;
+  std::string kernel;
+};
 
 class AllPairs : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    for (const KernelInfo& kernel : Cpu()->Kernels())
-      if (kernel.supported && kernel.weight == GetParam().weight &&
-          kernel.arithmetic == GetParam().arithmetic)
-        kernels_.push_back(kernel.name);
-    if (kernels_.size() < 2) GTEST_SKIP() << "this processor has one kernel of this kind alone";
+    for (const auto& device : Devices())
+      for (const KernelInfo& kernel : device->Kernels())
+        if (kernel.supported && kernel.weight == GetParam().weight &&
+            kernel.arithmetic == GetParam().arithmetic)
+          rows_.push_back({device.get(), kernel.name});
+    if (rows_.size() < 2) GTEST_SKIP() << "this machine has one kernel of this kind alone";
   }
 
   bool weight_only() const { return GetParam().arithmetic == Arithmetic::kW8A32; }
@@ -130,22 +140,26 @@ class AllPairs : public testing::TestWithParam<Kind> {
   void Compare(const TestWeight& weight, const TestActivations& activations) {
     SCOPED_TRACE("M=" + std::to_string(activations.rows) + " K=" + std::to_string(weight.spec.k) +
                  " N=" + std::to_string(weight.spec.n));
-    const auto packed = PackOn(Cpu(), weight);
-    ASSERT_NE(packed, nullptr);
+    std::map<Device*, std::shared_ptr<const PackedWeight>> packed;
+    for (const Row& row : rows_) {
+      if (packed[row.device] == nullptr) packed[row.device] = PackOn(row.device, weight);
+      ASSERT_NE(packed[row.device], nullptr);
+    }
     for (const Epilogue& epilogue : Epilogues(weight.spec)) {
       DeviceCall first;
-      for (const std::string& kernel : kernels_) {
-        DeviceCall call =
-            CallDevice(Cpu(), packed, activations, epilogue, kernel, GetParam().arithmetic);
+      for (const Row& row : rows_) {
+        const std::string& kernel = row.kernel;
+        DeviceCall call = CallDevice(row.device, packed[row.device], activations, epilogue, kernel,
+                                     GetParam().arithmetic);
         ASSERT_TRUE(call.fault.ok()) << kernel << ": " << call.fault.message;
         ASSERT_EQ(call.report.kernel, kernel);
         EXPECT_TRUE(call.intact) << kernel;
-        if (&kernel == &kernels_[0]) {
+        if (&row == &rows_[0]) {
           first = std::move(call);
           continue;
         }
         ASSERT_TRUE(call.bytes == first.bytes)
-            << kernel << " and " << kernels_[0] << " differ in " << NameOf(epilogue.dtype);
+            << kernel << " and " << rows_[0].kernel << " differ in " << NameOf(epilogue.dtype);
         EXPECT_EQ(call.outcome.overflow_count, first.outcome.overflow_count) << kernel;
         EXPECT_EQ(call.outcome.first_overflow_row, first.outcome.first_overflow_row) << kernel;
         EXPECT_EQ(call.outcome.first_overflow_column, first.outcome.first_overflow_column)
@@ -155,7 +169,7 @@ class AllPairs : public testing::TestWithParam<Kind> {
     }
   }
 
-  std::vector<std::string> kernels_;
+  std::vector<Row> rows_;
   Random random_{404};
   int64_t compared_ = 0;
 };

@@ -110,6 +110,22 @@ NUMBERS AddBlock(NUMBERS total, NUMBERS s) {
 uvec4 Bits(NUMBERS x) { return floatBitsToUint(x); }
 #endif
 
+// Unrolled by hand: lavapipe ends an invocation's loops, all counted together, after 65,535 rounds, and a
+// loop around every value would take more for K = 131,071.
+#if SOFT
+#define PRODUCT(k) s[0] = AddProduct(s[0], a[a_at[0] + step * VALUES + (k)], Values(w, k));
+#else
+#define PRODUCT(k)                            \
+  {                                           \
+    const ivec4 v = Values(w, k);             \
+    const uint at_k = step * VALUES + (k);    \
+    s[0] = AddProduct(s[0], a[a_at[0] + at_k], v); \
+    s[1] = AddProduct(s[1], a[a_at[1] + at_k], v); \
+    s[2] = AddProduct(s[2], a[a_at[2] + at_k], v); \
+    s[3] = AddProduct(s[3], a[a_at[3] + at_k], v); \
+  }
+#endif
+
 void main() {
   const uint quad = gl_GlobalInvocationID.x;
   const uint row_begin = gl_WorkGroupID.y * ROWS;
@@ -128,15 +144,16 @@ void main() {
     [[unroll]] for (uint r = 0; r < ROWS; ++r) s[r] = NUMBERS(0);
     for (uint step = begin; step < end; ++step) {
       const uvec4 w = b[b_at + step * at.part_quads];
-      // Four at a time: a loop around each value would run 131,071 times, and lavapipe ends an
-      // invocation's loops, all counted together, after 65,535.
-      for (uint begin_k = 0; begin_k < VALUES; begin_k += 4) {
-        [[unroll]] for (uint j = 0; j < 4; ++j) {
-          const uint k = begin_k + j;
-          const ivec4 v = Values(w, k);
-          [[unroll]] for (uint r = 0; r < ROWS; ++r)
-            s[r] = AddProduct(s[r], a[a_at[r] + step * VALUES + k], v);
-        }
+#if BITS == 2
+      for (uint k = 0; k < VALUES; k += 8) {
+#else
+      const uint k = 0;
+      {
+#endif
+        PRODUCT(k) PRODUCT(k + 1) PRODUCT(k + 2) PRODUCT(k + 3)
+#if BITS < 8
+        PRODUCT(k + 4) PRODUCT(k + 5) PRODUCT(k + 6) PRODUCT(k + 7)
+#endif
       }
     }
     [[unroll]] for (uint r = 0; r < ROWS; ++r) total[r] = AddBlock(total[r], s[r]);
