@@ -71,6 +71,8 @@ class Engine {
   // complete it too.
   void Submit(Request* request);
   Status Explain(const RouteQuery& query, Plan* plan) const;
+  // Tries to open lost devices anew. Weights packed on them before stay lost there.
+  void ReviveDevices();
   // Refuses what comes, computes what is queued, ends the threads.
   void Stop();
 

@@ -21,6 +21,31 @@ std::vector<const Weight*> WeightsOf(const Request& request) {
   return weights;
 }
 
+// The device that computes for one that was lost.
+constexpr size_t kFallbackIndex = 0;
+
+bool HoldsAll(size_t device, const Request& request) {
+  const std::vector<const Weight*> weights = WeightsOf(request);
+  return std::all_of(weights.begin(), weights.end(), [&](const Weight* weight) {
+    const auto& copy = weight->content->copies()[device];
+    return copy != nullptr && !copy->is_lost();
+  });
+}
+
+// What was seen of each piece's outputs so far: an attempt that fails may have added to it.
+std::vector<Outcome> OutcomesOf(const Batch& batch) {
+  std::vector<Outcome> outcomes;
+  for (const BatchPiece& piece : batch.pieces)
+    for (const SegmentOutput& output : piece.request->outputs) outcomes.push_back(output.outcome);
+  return outcomes;
+}
+
+void RestoreOutcomes(const std::vector<Outcome>& before, const Batch& batch) {
+  auto from = before.begin();
+  for (const BatchPiece& piece : batch.pieces)
+    for (SegmentOutput& output : piece.request->outputs) output.outcome = *from++;
+}
+
 // The first output of the request that had to fit and did not.
 Status OverflowStatus(const Request& request) {
   for (size_t i = 0; i < request.outputs.size(); ++i) {
@@ -45,10 +70,11 @@ Status OverflowStatus(const Request& request) {
 
 }  // namespace
 
-Executor::Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
-                   const BatcherLimits& limits, Batcher::Predictor predictor)
+Executor::Executor(size_t device_index, Device& device, Device* fallback, Metrics& metrics,
+                   const Clock& clock, const BatcherLimits& limits, Batcher::Predictor predictor)
     : device_index_(device_index),
       device_(device),
+      fallback_(fallback),
       metrics_(metrics),
       clock_(clock),
       batcher_(limits, clock, std::move(predictor)),
@@ -147,11 +173,31 @@ void Executor::RunNow(Request* request) {
 
 void Executor::Run(Batch& batch, int threads_max, std::vector<Request*>* finished) {
   const int64_t start_ns = clock_.NowNs();
+  std::vector<RowSegment> segments;
+  RunReport report;
+  const Device* device = &device_;
+  const std::vector<Outcome> before =
+      fallback_ != nullptr ? OutcomesOf(batch) : std::vector<Outcome>();
+  Fault fault = RunOn(device_index_, device_, batch, threads_max, &segments, &report);
+  if (fault.kind == FaultKind::kDeviceLost && fallback_ != nullptr &&
+      HoldsAll(kFallbackIndex, *batch.pieces.front().request)) {
+    RestoreOutcomes(before, batch);
+    device = fallback_;
+    fault = RunOn(kFallbackIndex, *fallback_, batch, threads_max, &segments, &report);
+    report.fallback = "device_lost";
+  }
+  if (fault.ok()) CountRun(*device, batch, segments, report);
+  for (size_t i = 0; i < segments.size(); ++i)
+    if (Settle(*device, batch.pieces[i], segments[i], fault, report, start_ns))
+      finished->push_back(batch.pieces[i].request);
+}
+
+Fault Executor::RunOn(size_t index, Device& device, const Batch& batch, int threads_max,
+                      std::vector<RowSegment>* segments, RunReport* report) {
   const Request& first = *batch.pieces.front().request;
   std::vector<std::shared_ptr<const PackedWeight>> weights;
   weights.reserve(first.weights.size() + first.then.size());
-  for (const Weight* weight : WeightsOf(first))
-    weights.push_back(weight->content->copies()[device_index_]);
+  for (const Weight* weight : WeightsOf(first)) weights.push_back(weight->content->copies()[index]);
   std::vector<WorkStep> steps(1 + first.then.size());
   steps[0].weights = std::span(weights).first(first.weights.size());
   steps[0].arithmetic = first.arithmetic;
@@ -159,10 +205,10 @@ void Executor::Run(Batch& batch, int threads_max, std::vector<Request*>* finishe
     steps[i + 1].weights = std::span(weights).subspan(first.weights.size() + i, 1);
     steps[i + 1].arithmetic = first.then[i].arithmetic;
   }
-  std::vector<RowSegment> segments;
-  segments.reserve(batch.pieces.size());
+  segments->clear();
+  segments->reserve(batch.pieces.size());
   for (const BatchPiece& piece : batch.pieces) {
-    RowSegment& segment = segments.emplace_back();
+    RowSegment& segment = segments->emplace_back();
     segment.activations = &piece.request->activations;
     segment.row_begin = piece.row_begin;
     segment.rows = piece.rows;
@@ -171,21 +217,16 @@ void Executor::Run(Batch& batch, int threads_max, std::vector<Request*>* finishe
     segment.scales_used = piece.request->scales_used;
   }
   Work work;
-  work.segments = segments;
+  work.segments = *segments;
   work.steps = steps;
-  work.kernel = first.kernel;
+  // A forced kernel is one of the device that the request was routed to.
+  if (index == device_index_) work.kernel = first.kernel;
   work.threads_max = threads_max;
-
-  RunReport report;
-  const Fault fault = device_.Run(work, &report);
-  if (fault.ok()) CountRun(batch, segments, report);
-  for (size_t i = 0; i < segments.size(); ++i)
-    if (Settle(batch.pieces[i], segments[i], fault, report, start_ns))
-      finished->push_back(batch.pieces[i].request);
+  return device.Run(work, report);
 }
 
-void Executor::CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
-                        const RunReport& report) {
+void Executor::CountRun(const Device& device, const Batch& batch,
+                        const std::vector<RowSegment>& segments, const RunReport& report) {
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.fault.ok() ? segment.rows : 0;
   const std::vector<const Weight*> weights = WeightsOf(*batch.pieces.front().request);
@@ -200,7 +241,7 @@ void Executor::CountRun(const Batch& batch, const std::vector<RowSegment>& segme
       if (report.kernels[j] == report.kernels[i]) ops += OpsOf(rows, *weights[j]);
     const double share =
         all_ops > 0 ? static_cast<double>(ops) / static_cast<double>(all_ops) : 1.0;
-    metrics_.AddRun(device_.info().id, report.kernels[i], rows, ops,
+    metrics_.AddRun(device.info().id, report.kernels[i], rows, ops,
                     static_cast<int64_t>(share * static_cast<double>(report.compute_ns)));
   }
   metrics_.Observe(Histogram::kComputeNs, report.compute_ns);
@@ -209,12 +250,12 @@ void Executor::CountRun(const Batch& batch, const std::vector<RowSegment>& segme
   if (!report.fallback.empty()) metrics_.CountFallback(report.fallback);
 }
 
-bool Executor::Settle(const BatchPiece& piece, const RowSegment& segment, const Fault& fault,
-                      const RunReport& report, int64_t start_ns) {
+bool Executor::Settle(const Device& device, const BatchPiece& piece, const RowSegment& segment,
+                      const Fault& fault, const RunReport& report, int64_t start_ns) {
   Request& request = *piece.request;
   Execution& done = request.execution;
   if (piece.row_begin == 0) {
-    done.device = device_.info().id;
+    done.device = device.info().id;
     done.kernels = report.kernels;
     done.queue_ns = start_ns - request.admitted_ns;
     metrics_.Observe(Histogram::kQueueNs, done.queue_ns);

@@ -14,6 +14,7 @@
 // Invariants
 //   1. A request that Submit took is completed exactly once, before Stop returns.
 //   2. A cancelled or late request is completed without being computed further.
+//   3. What a device has in hand when it is lost is computed by the fallback, where that holds the weights.
 #pragma once
 
 #include <condition_variable>
@@ -32,8 +33,9 @@ namespace qmatmul {
 
 class Executor {
  public:
-  Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
-           const BatcherLimits& limits, Batcher::Predictor predictor);
+  // `fallback`, device 0, computes what a lost device had in hand; null for device 0 itself.
+  Executor(size_t device_index, Device& device, Device* fallback, Metrics& metrics,
+           const Clock& clock, const BatcherLimits& limits, Batcher::Predictor predictor);
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -54,17 +56,21 @@ class Executor {
   void ComputeLoop();
   void AnswerLoop();
   void Run(Batch& batch, int threads_max, std::vector<Request*>* finished);
+  // One attempt, on device `index`; `segments` says what became of each piece.
+  Fault RunOn(size_t index, Device& device, const Batch& batch, int threads_max,
+              std::vector<RowSegment>* segments, RunReport* report);
   void Expire(Request& request) const;
-  void CountRun(const Batch& batch, const std::vector<RowSegment>& segments,
+  void CountRun(const Device& device, const Batch& batch, const std::vector<RowSegment>& segments,
                 const RunReport& report);
   // Notes what was done for the piece's request; true when that was its last.
-  bool Settle(const BatchPiece& piece, const RowSegment& segment, const Fault& fault,
-              const RunReport& report, int64_t start_ns);
+  bool Settle(const Device& device, const BatchPiece& piece, const RowSegment& segment,
+              const Fault& fault, const RunReport& report, int64_t start_ns);
   void Answer(std::vector<Request*>* finished);
   void CompleteAll(const std::vector<Request*>& finished);
 
   const size_t device_index_;
   Device& device_;
+  Device* const fallback_;
   Metrics& metrics_;
   const Clock& clock_;
   Batcher batcher_;
