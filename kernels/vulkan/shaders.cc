@@ -3,7 +3,7 @@
 namespace qmatmul::vulkan {
 namespace {
 
-#include "shader_table.inc"
+#include "kernels/vulkan/shader_table.inc"
 
 }  // namespace
 
