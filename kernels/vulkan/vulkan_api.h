@@ -16,31 +16,25 @@
 namespace qmatmul::vulkan {
 
 // Lists, so that a function is declared and looked up under one name.
-#define QMATMUL_VULKAN_INSTANCE_FUNCTIONS(X)                         \
-  X(DestroyInstance)                                                 \
-  X(EnumeratePhysicalDevices)                                        \
-  X(EnumerateDeviceExtensionProperties)                              \
-  X(GetPhysicalDeviceProperties2)                                    \
-  X(GetPhysicalDeviceFeatures2) X(GetPhysicalDeviceMemoryProperties) \
-      X(GetPhysicalDeviceQueueFamilyProperties) X(CreateDevice) X(GetDeviceProcAddr)
+// clang-format off
+#define QMATMUL_VULKAN_INSTANCE_FUNCTIONS(X)                                                      \
+  X(DestroyInstance) X(EnumeratePhysicalDevices) X(EnumerateDeviceExtensionProperties)            \
+  X(GetPhysicalDeviceProperties2) X(GetPhysicalDeviceFeatures2)                                   \
+  X(GetPhysicalDeviceMemoryProperties) X(GetPhysicalDeviceQueueFamilyProperties) X(CreateDevice)  \
+  X(GetDeviceProcAddr)
 #define QMATMUL_VULKAN_DEVICE_FUNCTIONS(X)                                                        \
-  X(DestroyDevice)                                                                                \
-  X(GetDeviceQueue)                                                                               \
-  X(DeviceWaitIdle)                                                                               \
-  X(CreateBuffer)                                                                                 \
-  X(DestroyBuffer) X(GetBufferMemoryRequirements) X(AllocateMemory) X(FreeMemory)                 \
-      X(BindBufferMemory) X(MapMemory) X(CreateShaderModule) X(DestroyShaderModule)               \
-          X(CreateDescriptorSetLayout) X(DestroyDescriptorSetLayout) X(CreatePipelineLayout)      \
-              X(DestroyPipelineLayout) X(CreatePipelineCache) X(DestroyPipelineCache)             \
-                  X(GetPipelineCacheData) X(CreateComputePipelines) X(DestroyPipeline)            \
-                      X(CreateDescriptorPool) X(DestroyDescriptorPool) X(ResetDescriptorPool)     \
-                          X(AllocateDescriptorSets) X(UpdateDescriptorSets) X(CreateCommandPool)  \
-                              X(DestroyCommandPool) X(ResetCommandPool) X(AllocateCommandBuffers) \
-                                  X(BeginCommandBuffer) X(EndCommandBuffer) X(CmdBindPipeline)    \
-                                      X(CmdBindDescriptorSets) X(CmdPushConstants) X(CmdDispatch) \
-                                          X(CmdFillBuffer) X(CmdCopyBuffer) X(CmdPipelineBarrier) \
-                                              X(QueueSubmit) X(CreateFence) X(DestroyFence)       \
-                                                  X(WaitForFences) X(ResetFences)
+  X(DestroyDevice) X(GetDeviceQueue) X(CreateBuffer) X(DestroyBuffer)                             \
+  X(GetBufferMemoryRequirements) X(AllocateMemory) X(FreeMemory) X(BindBufferMemory)              \
+  X(MapMemory) X(CreateShaderModule) X(DestroyShaderModule) X(CreateDescriptorSetLayout)          \
+  X(DestroyDescriptorSetLayout) X(CreatePipelineLayout) X(DestroyPipelineLayout)                  \
+  X(CreatePipelineCache) X(DestroyPipelineCache) X(GetPipelineCacheData)                          \
+  X(CreateComputePipelines) X(DestroyPipeline) X(CreateDescriptorPool) X(DestroyDescriptorPool)   \
+  X(ResetDescriptorPool) X(AllocateDescriptorSets) X(UpdateDescriptorSets) X(CreateCommandPool)   \
+  X(DestroyCommandPool) X(ResetCommandPool) X(AllocateCommandBuffers) X(BeginCommandBuffer)       \
+  X(EndCommandBuffer) X(CmdBindPipeline) X(CmdBindDescriptorSets) X(CmdPushConstants)             \
+  X(CmdDispatch) X(CmdFillBuffer) X(CmdCopyBuffer) X(CmdPipelineBarrier) X(QueueSubmit)           \
+  X(CreateFence) X(DestroyFence) X(WaitForFences) X(ResetFences)
+// clang-format on
 
 #define QMATMUL_VULKAN_MEMBER(name) PFN_vk##name name = nullptr;
 struct InstanceFunctions {
