@@ -306,7 +306,7 @@ TEST(VulkanDevice, PipelineCacheOnDisk) {
   const auto opens_from_cache = [&] {
     const auto device = Open({}, {.pipeline_cache_file = path});
     if (device == nullptr) return false;
-    CheckAllKinds(device.get(), 40, 8);
+    CheckAllKinds(device.get(), 42, 8);
     for (const std::string& feature : device->info().features)
       if (feature == "pipelines_from_cache") return true;
     return false;
