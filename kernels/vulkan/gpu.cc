@@ -86,6 +86,7 @@ GpuTraits Gpu::TraitsOf(const Instance& instance, VkPhysicalDevice device,
   traits.range_bytes = std::min<int64_t>(
       {int64_t{core.limits.maxStorageBufferRange}, kRangeBytesMax,
        int64_t(std::min<VkDeviceSize>(sizes.maxMemoryAllocationSize, kRangeBytesMax))});
+  traits.invocations_max = core.limits.maxComputeWorkGroupInvocations;
   if (settings.range_bytes_max > 0)
     traits.range_bytes = std::min(traits.range_bytes, settings.range_bytes_max);
   return traits;

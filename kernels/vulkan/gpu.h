@@ -42,7 +42,8 @@ struct GpuTraits {
   bool keeps_denormals = false;  // DenormPreserve for fp32
   bool is_unified = false;       // the host reaches device memory: nothing is staged
   int64_t memory_bytes = 0;
-  int64_t range_bytes = 0;  // of one buffer that a shader sees
+  int64_t range_bytes = 0;       // of one buffer that a shader sees
+  uint32_t invocations_max = 0;  // of a workgroup
 };
 
 class Gpu : public std::enable_shared_from_this<Gpu> {

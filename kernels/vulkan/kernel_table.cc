@@ -13,15 +13,16 @@ struct Row {
   const char* shader;  // before "_s8"
   Arithmetic arithmetic;
   int64_t rows, columns;
+  uint32_t invocations;  // of a workgroup; every Vulkan device takes 128
 };
 
 // Best first. As the workgroups of sums.comp and float_sums.comp.
 constexpr Row kRows[] = {
-    {"dot", "dot_row", Arithmetic::kW8A8, 1, 64},
-    {"dot", "dot_tile", Arithmetic::kW8A8, 8, 128},
-    {"shift", "shift_tile", Arithmetic::kW8A8, 8, 128},
-    {"float", "float", Arithmetic::kW8A32, 4, 128},
-    {"soft", "soft", Arithmetic::kW8A32, 1, 128},
+    {"dot", "dot_row", Arithmetic::kW8A8, 1, 64, 256},
+    {"dot", "dot_tile", Arithmetic::kW8A8, 8, 128, 32},
+    {"shift", "shift_tile", Arithmetic::kW8A8, 8, 128, 32},
+    {"float", "float", Arithmetic::kW8A32, 4, 128, 32},
+    {"soft", "soft", Arithmetic::kW8A32, 1, 128, 32},
 };
 
 std::string NameOf(const Row& row, int bits) {
@@ -47,6 +48,9 @@ std::string MissingFor(const Row& row, const GpuTraits& traits, bool without_flo
   const std::string_view way = row.way;
   if (way == "dot" && !traits.has_dot)
     return traits.name + " lacks VK_KHR_shader_integer_dot_product";
+  if (row.invocations > traits.invocations_max)
+    return traits.name + " takes workgroups of " + std::to_string(traits.invocations_max) +
+           " invocations, not " + std::to_string(row.invocations);
   if (way == "float" && !traits.rounds_to_even)
     return traits.name + " does not promise to round fp32 to nearest even";
   if (way == "float" && without_float) return "fp32 is taken for inexact";
