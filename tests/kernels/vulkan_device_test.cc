@@ -170,6 +170,9 @@ TEST(VulkanDevice, WeightsInManyParts) {
   ASSERT_NE(device, nullptr);
   Random random(3);
   CheckAllKinds(device.get(), 516, 517);
+  // So many groups that their sums come in several pieces.
+  for (const Arithmetic arithmetic : {Arithmetic::kW8A8, Arithmetic::kW8A32})
+    CheckProduct(device.get(), "", Product(DataType::kInt4, arithmetic, 512, 517, 64, &random));
   for (const DataType dtype : {DataType::kInt8, DataType::kInt4, DataType::kInt2}) {
     for (const Layout layout : {Layout::kKN, Layout::kNK}) {
       const TestWeight weight =
