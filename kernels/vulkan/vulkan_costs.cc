@@ -77,7 +77,10 @@ int64_t Costs::PredictNs(int64_t rows, int64_t k, int64_t n) const {
 }
 
 void Costs::Learn(const Work& work, int64_t rows, int64_t ns) {
-  if (work.steps.size() > 1 || rows == 0 || fixed_ns_ == 0) return;
+  // A forced kernel or W8A32 says nothing of what the choice for W8A8 would have taken.
+  const bool is_typical = work.steps.size() == 1 && work.kernel.empty() &&
+                          work.steps[0].arithmetic == Arithmetic::kW8A8;
+  if (!is_typical || rows == 0 || fixed_ns_ == 0) return;
   double fit = 0;
   for (const auto& weight : work.steps[0].weights)
     fit += Fit(rows, weight->spec().k, weight->spec().n);

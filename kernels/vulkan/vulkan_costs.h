@@ -21,7 +21,7 @@ class Costs {
   // Runs its products on `device`.
   Fault Measure(Device* device);
   int64_t PredictNs(int64_t rows, int64_t k, int64_t n) const;
-  // What a Run took; a chain tells nothing of its steps.
+  // What a Run took.
   void Learn(const Work& work, int64_t rows, int64_t ns);
 
  private:
