@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
 #include <memory>
 #include <string_view>
@@ -29,6 +31,11 @@ inline std::vector<std::unique_ptr<Device>> OpenTestDevices(DeviceOptions option
   auto devices = OpenDevices(options);
   options.vulkan_devices = "all";
   auto found = vulkan::OpenVulkanDevices(options, {}, {.on_message = FailOnMessage});
+  // Tests are listed by the devices there are: without one, none would run and none would fail.
+  if (found.empty()) {
+    std::fputs("no Vulkan device, or one whose kernels failed their self-test\n", stderr);
+    std::abort();
+  }
   std::move(found.begin(), found.end(), std::back_inserter(devices));
   return devices;
 }
