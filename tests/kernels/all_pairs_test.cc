@@ -1,9 +1,9 @@
-// T4: any two kernels of one weight type and arithmetic give the same bytes, compared with each other
-// and not through the reference: a mistake that kernel and reference shared would still have to be made
-// by every instruction set alike.
+// T4: any two kernels of one weight type and arithmetic, of whatever device, give the same bytes, compared
+// with each other and not through the reference: a mistake that kernel and reference shared would still have
+// to be made by every instruction set alike.
 //
 // The same file is built once more against the library whose missing instruction sets are emulated, and
-// once more for the kernels of Vulkan devices beside the CPU's.
+// once more with Vulkan devices beside the CPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -62,7 +62,7 @@ const std::vector<std::unique_ptr<Device>>& Devices() {
   return devices;
 }
 
-struct Row {
+struct Contender {
   Device* device;
   std::string kernel;
 };
@@ -74,8 +74,8 @@ class AllPairs : public testing::TestWithParam<Kind> {
       for (const KernelInfo& kernel : device->Kernels())
         if (kernel.supported && kernel.weight == GetParam().weight &&
             kernel.arithmetic == GetParam().arithmetic)
-          rows_.push_back({device.get(), kernel.name});
-    if (rows_.size() < 2) GTEST_SKIP() << "this machine has one kernel of this kind alone";
+          kernels_.push_back({device.get(), kernel.name});
+    if (kernels_.size() < 2) GTEST_SKIP() << "this machine has one kernel of this kind alone";
   }
 
   bool weight_only() const { return GetParam().arithmetic == Arithmetic::kW8A32; }
@@ -140,26 +140,25 @@ class AllPairs : public testing::TestWithParam<Kind> {
   void Compare(const TestWeight& weight, const TestActivations& activations) {
     SCOPED_TRACE("M=" + std::to_string(activations.rows) + " K=" + std::to_string(weight.spec.k) +
                  " N=" + std::to_string(weight.spec.n));
-    std::map<Device*, std::shared_ptr<const PackedWeight>> packed;
-    for (const Row& row : rows_) {
-      if (packed[row.device] == nullptr) packed[row.device] = PackOn(row.device, weight);
-      ASSERT_NE(packed[row.device], nullptr);
+    std::map<const Device*, std::shared_ptr<const PackedWeight>> packed;
+    for (const auto& device : Devices()) {
+      packed[device.get()] = PackOn(device.get(), weight);
+      ASSERT_NE(packed[device.get()], nullptr);
     }
     for (const Epilogue& epilogue : Epilogues(weight.spec)) {
       DeviceCall first;
-      for (const Row& row : rows_) {
-        const std::string& kernel = row.kernel;
-        DeviceCall call = CallDevice(row.device, packed[row.device], activations, epilogue, kernel,
+      for (const auto& [device, kernel] : kernels_) {
+        DeviceCall call = CallDevice(device, packed[device], activations, epilogue, kernel,
                                      GetParam().arithmetic);
         ASSERT_TRUE(call.fault.ok()) << kernel << ": " << call.fault.message;
         ASSERT_EQ(call.report.kernel, kernel);
         EXPECT_TRUE(call.intact) << kernel;
-        if (&row == &rows_[0]) {
+        if (kernel == kernels_[0].kernel) {
           first = std::move(call);
           continue;
         }
         ASSERT_TRUE(call.bytes == first.bytes)
-            << kernel << " and " << rows_[0].kernel << " differ in " << NameOf(epilogue.dtype);
+            << kernel << " and " << kernels_[0].kernel << " differ in " << NameOf(epilogue.dtype);
         EXPECT_EQ(call.outcome.overflow_count, first.outcome.overflow_count) << kernel;
         EXPECT_EQ(call.outcome.first_overflow_row, first.outcome.first_overflow_row) << kernel;
         EXPECT_EQ(call.outcome.first_overflow_column, first.outcome.first_overflow_column)
@@ -169,7 +168,7 @@ class AllPairs : public testing::TestWithParam<Kind> {
     }
   }
 
-  std::vector<Row> rows_;
+  std::vector<Contender> kernels_;
   Random random_{404};
   int64_t compared_ = 0;
 };

@@ -9,6 +9,7 @@
 
 #include "kernels/devices.h"
 #include "kernels/reference.h"
+#include "tests/support/test_devices.h"
 #include "tests/support/test_tensors.h"
 
 namespace qmatmul {
@@ -18,17 +19,23 @@ using test::Fill;
 using test::Random;
 using test::TestWeight;
 
-Device* Cpu() {
+// Built once for each kind of device.
+#ifndef QMATMUL_TEST_DEVICE_KIND
+#define QMATMUL_TEST_DEVICE_KIND "cpu"
+#endif
+
+Device* TheDevice() {
   static const auto devices =
-      OpenDevices({.threads = 1, .team_spin_us_max = 0, .disabled_kernels = ""});
-  return devices[0].get();
+      test::OpenTestDevices({.threads = 1, .team_spin_us_max = 0, .disabled_kernels = ""});
+  const auto wanted = [](const auto& d) { return d->info().kind == QMATMUL_TEST_DEVICE_KIND; };
+  return std::find_if(devices.begin(), devices.end(), wanted)->get();
 }
 
 // Appends `bytes` in pieces of the given sizes, again and again.
 Fault PackInPieces(const WeightSpec& spec, const std::vector<std::byte>& bytes,
                    const std::vector<size_t>& sizes, std::shared_ptr<const PackedWeight>* packed) {
   std::unique_ptr<Packer> packer;
-  if (Fault fault = Cpu()->StartPack(spec, &packer); !fault.ok()) return fault;
+  if (Fault fault = TheDevice()->StartPack(spec, &packer); !fault.ok()) return fault;
   size_t position = 0;
   for (size_t i = 0; position < bytes.size(); i++) {
     const size_t size = std::min(sizes[i % sizes.size()], bytes.size() - position);
@@ -40,7 +47,7 @@ Fault PackInPieces(const WeightSpec& spec, const std::vector<std::byte>& bytes,
 
 std::vector<int8_t> Unpacked(const PackedWeight& weight, int64_t k_begin, int64_t k_end) {
   std::vector<int8_t> values(static_cast<size_t>((k_end - k_begin) * weight.spec().n));
-  const Fault fault = Cpu()->Unpack(weight, k_begin, k_end, values);
+  const Fault fault = TheDevice()->Unpack(weight, k_begin, k_end, values);
   EXPECT_TRUE(fault.ok()) << fault.message;
   return values;
 }
@@ -180,12 +187,12 @@ TEST(Pack, ForeignLayoutsAreRefusedNotComputed) {
   const std::shared_ptr<const PackedWeight> foreign =
       std::make_shared<ForeignWeight>(test::MakeSpec(DataType::kInt8, Layout::kKN, 8, 8));
   std::vector<int8_t> values(64);
-  Fault fault = Cpu()->Unpack(*foreign, 0, 8, values);
+  Fault fault = TheDevice()->Unpack(*foreign, 0, 8, values);
   EXPECT_EQ(fault.reason, "LAYOUT_MISMATCH");
   EXPECT_EQ(fault.kind, FaultKind::kInternal);
   const WorkStep step{{&foreign, 1}, Arithmetic::kW8A8, {}};
   RunReport report;
-  fault = Cpu()->Run({{}, {&step, 1}, {}, 1}, &report);
+  fault = TheDevice()->Run({{}, {&step, 1}, {}, 1}, &report);
   EXPECT_EQ(fault.reason, "LAYOUT_MISMATCH");
   EXPECT_EQ(fault.kind, FaultKind::kInternal);
 }
