@@ -173,6 +173,9 @@ TEST(VulkanDevice, WeightsInManyParts) {
   // So many groups that their sums come in several pieces.
   for (const Arithmetic arithmetic : {Arithmetic::kW8A8, Arithmetic::kW8A32})
     CheckProduct(device.get(), "", Product(DataType::kInt4, arithmetic, 512, 517, 64, &random));
+  // So wide a part that its columns come in several.
+  for (const Arithmetic arithmetic : {Arithmetic::kW8A8, Arithmetic::kW8A32})
+    CheckProduct(device.get(), "", Product(DataType::kInt8, arithmetic, 5, 5001, 1, &random));
   for (const DataType dtype : {DataType::kInt8, DataType::kInt4, DataType::kInt2}) {
     for (const Layout layout : {Layout::kKN, Layout::kNK}) {
       const TestWeight weight =
