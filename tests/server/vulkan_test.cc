@@ -101,6 +101,17 @@ TEST_F(VulkanServer, ListsAndExplains) {
   int of_vulkan = 0;
   for (const v1::Kernel& kernel : kernels.kernels()) of_vulkan += kernel.device() == "vulkan:0";
   EXPECT_EQ(of_vulkan, static_cast<int>(vulkan_->Kernels().size()));
+  v1::ExplainRequest question;
+  question.add_weights("weights/w");
+  question.set_rows(9);
+  question.set_activations(v1::DATA_TYPE_INT8);
+  question.mutable_options()->set_device("vulkan:0");
+  v1::ExplainResponse plan;
+  ASSERT_TRUE(server_->matmul->Explain(&explain_context, question, &plan).ok());
+  EXPECT_EQ(plan.device(), "vulkan:0");
+  EXPECT_EQ(Call("w", 1, 9, "vulkan:0", plan.kernel()), "vulkan:0");
+  ASSERT_FALSE(plan.candidates().empty());
+  EXPECT_GT(plan.candidates(0).predicted_ns(), 0);
 }
 
 TEST_F(VulkanServer, CallsThatComeTogetherAreBatched) {
