@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="qmatmul" \
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends \
       libgrpc++1.51 libgrpc29 libprotobuf32 libabsl20220623 libspdlog1.10 libfmt9 \
-      libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 libcurl4 libssl3 zlib1g \
+      libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 libcurl4 libssl3 zlib1g libvulkan1 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin qmatmul
 COPY --from=build /src/build/release/bin/qmatmul-server /src/build/release/bin/qmatmul /usr/local/bin/

@@ -72,6 +72,8 @@ class PackedWeight {
   int64_t bytes() const { return bytes_; }
   // Σ_k W[k][n], host memory, n of them.
   virtual std::span<const int32_t> column_sums() const = 0;
+  // The device was lost since, and the packed weight with it: a Run that names it says DEVICE_LOST.
+  virtual bool is_lost() const { return false; }
 
  protected:
   PackedWeight(WeightSpec spec, std::string layout, std::string device)
@@ -205,7 +207,8 @@ class Device {
   virtual std::vector<QuarantineInfo> Quarantined() const { return {}; }
   // Puts a kernel aside for products of about `rows` rows.
   virtual void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) {}
-  // Takes one back. False when no such key is put aside.
+  // Takes one back; a lost device is a key too, its id, and tries to open anew. False when no such key is
+  // put aside, or it is still lost.
   virtual bool Rearm(std::string_view key) { return false; }
 };
 

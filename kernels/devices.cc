@@ -1,8 +1,13 @@
 #include "kernels/devices.h"
 
+#include <iterator>
+
 #include "kernels/cpu/cpu_device.h"
 #ifdef QMATMUL_CUDA
 #include "kernels/cuda/cuda_device.h"
+#endif
+#ifdef QMATMUL_VULKAN
+#include "kernels/vulkan/vulkan_device.h"
 #endif
 
 namespace qmatmul {
@@ -25,6 +30,10 @@ std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options) {
   devices.push_back(std::make_unique<cpu::CpuDevice>(options, cpu::DetectCpuFeatures()));
 #ifdef QMATMUL_CUDA
   for (auto& device : cuda::OpenCudaDevices(options)) devices.push_back(std::move(device));
+#endif
+#ifdef QMATMUL_VULKAN
+  auto found = vulkan::OpenVulkanDevices(options, devices);
+  std::move(found.begin(), found.end(), std::back_inserter(devices));
 #endif
   return devices;
 }

@@ -16,6 +16,10 @@ struct DeviceOptions {
       {};  // comma-separated names or prefixes: "cpu.avx512_vnni,cpu.avx2"
   // Where the CPU's measured costs are kept between starts; empty: measured at every start.
   std::string calibration_file = {};
+  // "auto": Vulkan devices but those that compute on the CPU, and those that CUDA opened; "all"; "off".
+  std::string vulkan_devices = "auto";
+  // Where compiled Vulkan pipelines are kept between starts; empty: compiled at every start.
+  std::string pipeline_cache_file = {};
 };
 
 // Opens every device this machine has; the CPU is always the first.

@@ -49,6 +49,8 @@ int Serve(const Options& options, const sigset_t& signals) {
   device_options.team_spin_us_max = static_cast<int>(options.team_spin_us_max);
   device_options.disabled_kernels = options.disable_kernels;
   device_options.calibration_file = options.calibration_file;
+  device_options.vulkan_devices = options.vulkan_devices;
+  device_options.pipeline_cache_file = options.pipeline_cache_file;
   std::string error;
   const std::unique_ptr<Server> server =
       Server::Start(options, OpenDevices(device_options), &error);

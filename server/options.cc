@@ -42,6 +42,11 @@ constexpr Row kTable[] = {
      "comma-separated kernel names or prefixes never to use: cpu.avx512_vnni,cpu.avx2"},
     {"calibration_file", &Options::calibration_file, "", 0, 0, "",
      "where the CPU's measured costs are kept between starts; empty: measured at every start"},
+    {"vulkan_devices", &Options::vulkan_devices, "auto", 0, 0, "auto|all|off",
+     "Vulkan devices to open; auto: those that are GPUs, not software, and that CUDA does not "
+     "serve"},
+    {"pipeline_cache_file", &Options::pipeline_cache_file, "", 0, 0, "",
+     "where compiled Vulkan pipelines are kept between starts; empty: compiled at every start"},
     {"message_bytes_max", &Options::message_bytes_max, "64MiB", 2 * kMiB, 2 * kGiB - 1, "",
      "largest request, and largest reply; a chunk of an upload takes 1 MiB and some"},
     {"streams_per_connection_max", &Options::streams_per_connection_max, "1024", 1, 1 << 20, "",

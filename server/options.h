@@ -26,6 +26,8 @@ struct Options {
   std::string log_level;
   std::string disable_kernels;
   std::string calibration_file;
+  std::string vulkan_devices;
+  std::string pipeline_cache_file;
   int64_t message_bytes_max = 0;
   int64_t streams_per_connection_max = 0;
   int64_t stream_requests_max = 0;

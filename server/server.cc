@@ -23,6 +23,8 @@ namespace qmatmul {
 namespace {
 
 constexpr auto kTick = std::chrono::seconds(1);
+// An attempt to open a lost device may take a driver long.
+constexpr int64_t kReviveTicks = 10;
 constexpr auto kQuietPoll = std::chrono::milliseconds(2);
 constexpr int kQuietPolls = 25;
 // More than the batch that runs and a round trip in a data centre take.
@@ -82,11 +84,15 @@ struct Server::Parts {
         replies(options.reply_pool_bytes_max),
         engine(std::move(devices), engine_options, clock) {}
 
-  // Remembers the counters once a second, so that "over the last 10 s" means something.
+  // Remembers the counters once a second, so that "over the last 10 s" means something, and looks after
+  // lost devices.
   void KeepTime() {
     std::unique_lock lock(tick_mutex);
-    while (!tick_stop.wait_for(lock, kTick, [this] { return ticking_ended; }))
+    for (int64_t tick = 1; !tick_stop.wait_for(lock, kTick, [this] { return ticking_ended; });
+         ++tick) {
       engine.metrics().Tick(clock.NowNs());
+      if (tick % kReviveTicks == 0) engine.ReviveDevices();
+    }
   }
   void StopTime() {
     {

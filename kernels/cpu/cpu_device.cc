@@ -8,8 +8,8 @@
 #include <typeinfo>
 #include <utility>
 
-#include "kernels/cpu/self_test.h"
 #include "kernels/cpu/tile_loop.h"
+#include "kernels/self_test.h"
 #include "kernels/stages.h"
 
 namespace qmatmul::cpu {

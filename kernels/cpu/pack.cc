@@ -3,12 +3,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
 #include "kernels/cpu/micro_kernel.h"
-#include "kernels/half.h"
+#include "kernels/upload_rules.h"
 
 namespace qmatmul::cpu {
 namespace {
@@ -17,14 +16,6 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
-}
-
-// Element `index` of a plain line as it was sent, decoded.
-int8_t ElementAt(DataType dtype, const uint8_t* line, int64_t index) {
-  if (dtype == DataType::kInt8) return static_cast<int8_t>(line[index]);
-  if (dtype == DataType::kInt4)
-    return static_cast<int8_t>((line[index / 2] >> (index % 2 * 4) & 15) - 8);
-  return static_cast<int8_t>((line[index / 4] >> (index % 4 * 2) & 3) - 1);
 }
 
 // Sixty-four values to a packed line.
@@ -65,26 +56,6 @@ void SetValue(DataType dtype, uint8_t* line, int64_t v, int8_t value) {
   const int mask = ((1 << bits) - 1) << shift;
   line[v % bytes] =
       static_cast<uint8_t>((line[v % bytes] & ~mask) | (value + OffsetOf(dtype)) << shift);
-}
-
-float ScaleAt(DataType dtype, const std::byte* data, int64_t i) {
-  if (dtype == DataType::kF32) {
-    float value;
-    std::memcpy(&value, data + 4 * i, 4);
-    return value;
-  }
-  uint16_t half;
-  std::memcpy(&half, data + 2 * i, 2);
-  return dtype == DataType::kF16 ? F16ToFloat(half) : BF16ToFloat(half);
-}
-
-bool ScaleInRange(float s) {
-  const float magnitude = std::fabs(s);
-  return magnitude == 0.0f || (magnitude >= 0x1p-47f && magnitude <= 0x1p47f);
-}
-
-Fault Invalid(const char* reason, std::string message) {
-  return {FaultKind::kInvalidArgument, reason, std::move(message)};
 }
 
 }  // namespace
@@ -132,6 +103,7 @@ std::shared_ptr<CpuPackedWeight> CpuPackedWeight::Allocate(const WeightSpec& spe
   w->total_sums_ = w->sums_ + (sum_rows - 1) * columns;
   w->scales_ = reinterpret_cast<float*>(w->sums_ + sum_rows * columns);
   w->bias_ = w->scales_ + w->groups() * columns;
+  w->columns_ = {spec.n, columns, w->sums_, w->scales_, w->bias(), OffsetOf(spec.dtype)};
   std::memset(w->memory_ + panel_bytes, 0, size_t(w->bytes_ - panel_bytes));
   return w;
 }
@@ -167,71 +139,40 @@ int64_t CpuPacker::StripeLines() const {
 
 Fault CpuPacker::Append(std::span<const std::byte> bytes) {
   const WeightSpec& spec = weight_->spec();
-  if (position_ + int64_t(bytes.size()) > spec.upload_bytes())
-    return Invalid("UPLOAD_LONG", "upload of " + std::to_string(position_ + int64_t(bytes.size())) +
-                                      " bytes runs over the " +
-                                      std::to_string(spec.upload_bytes()) +
-                                      " that the spec says (data, scales, bias)");
+  if (Fault f = CheckUpload(spec, position_, bytes); !f.ok()) return f;
   const int64_t data_left = std::max<int64_t>(spec.data_bytes() - position_, 0);
   const size_t data = std::min(bytes.size(), size_t(data_left));
-  if (data > 0)
-    if (Fault f = scatter_ ? Scatter(bytes.first(data)) : TakeData(bytes.first(data)); !f.ok())
-      return f;
+  if (data > 0 && scatter_) Scatter(bytes.first(data));
+  else if (data > 0) TakeData(bytes.first(data));
   tail_.insert(tail_.end(), bytes.begin() + int64_t(data), bytes.end());
   position_ += int64_t(bytes.size());
   return {};
 }
 
-Fault CpuPacker::TakeData(std::span<const std::byte> bytes) {
+void CpuPacker::TakeData(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const int64_t lines = StripeLines();
     const size_t stripe = size_t(lines * weight_->spec().line_bytes());
     if (stage_.empty() && bytes.size() >= stripe) {  // a whole stripe: straight from the chunk
-      if (Fault f = PackStripe(reinterpret_cast<const uint8_t*>(bytes.data()), lines); !f.ok())
-        return f;
+      PackStripe(reinterpret_cast<const uint8_t*>(bytes.data()), lines);
       bytes = bytes.subspan(stripe);
       continue;
     }
     const size_t take = std::min(bytes.size(), stripe - stage_.size());
     stage_.insert(stage_.end(), bytes.begin(), bytes.begin() + int64_t(take));
     bytes = bytes.subspan(take);
-    if (stage_.size() < stripe) return {};
-    if (Fault f = PackStripe(reinterpret_cast<const uint8_t*>(stage_.data()), lines); !f.ok())
-      return f;
+    if (stage_.size() < stripe) return;
+    PackStripe(reinterpret_cast<const uint8_t*>(stage_.data()), lines);
     stage_.clear();
   }
-  return {};
 }
 
-Fault CpuPacker::PackStripe(const uint8_t* stripe, int64_t lines) {
+void CpuPacker::PackStripe(const uint8_t* stripe, int64_t lines) {
   const WeightSpec& spec = weight_->spec();
-  if (spec.dtype != DataType::kInt8)
-    for (int64_t i = 0; i < lines; ++i)
-      if (Fault f = CheckLine(stripe + i * spec.line_bytes(), line_ + i); !f.ok()) return f;
   if (spec.layout == Layout::kKN) PackRows(stripe, lines);
   else if (spec.dtype == DataType::kInt8) PackColumnsInt8(stripe, lines);
   else PackColumns(stripe, lines);
   line_ += lines;
-  return {};
-}
-
-Fault CpuPacker::CheckCode(uint8_t byte, int64_t line) const {
-  if (weight_->spec().dtype != DataType::kInt2 || (byte & byte >> 1 & 0x55) == 0) return {};
-  return Invalid("INT2_CODE", "INT2 code 3 in line " + std::to_string(line) +
-                                  "; codes are 0, 1, 2 for -1, 0, 1");
-}
-
-// Unused bits of the last byte are zero, and INT2 has no code 3.
-Fault CpuPacker::CheckLine(const uint8_t* line, int64_t index) const {
-  const WeightSpec& spec = weight_->spec();
-  const int64_t elements = spec.layout == Layout::kKN ? spec.n : spec.k;
-  const int used = static_cast<int>(elements * BitsOf(spec.dtype) % 8);
-  if (used != 0 && line[spec.line_bytes() - 1] >> used != 0)
-    return Invalid("PADDING_BITS",
-                   "unused bits of the last byte of line " + std::to_string(index) + " must be 0");
-  for (int64_t i = 0; i < spec.line_bytes(); ++i)
-    if (Fault f = CheckCode(line[i], index); !f.ok()) return f;
-  return {};
 }
 
 // Up to four rows of N values: one line of every panel.
@@ -254,7 +195,7 @@ void CpuPacker::PackRows(const uint8_t* stripe, int64_t rows) {
     }
     for (int64_t j = 0; j < rows; ++j)
       for (int64_t c = 0; c < columns; ++c)
-        values[4 * c + j] = ElementAt(spec.dtype, stripe + j * row_bytes, column + c);
+        values[4 * c + j] = PlainElement(spec.dtype, stripe + j * row_bytes, column + c);
     EncodeLine(spec.dtype, values, line);
   }
 }
@@ -270,7 +211,7 @@ void CpuPacker::PackColumns(const uint8_t* stripe, int64_t columns) {
       const int64_t count = std::min(kLineK, group - i);
       for (int64_t c = 0; c < columns; ++c)
         for (int64_t j = 0; j < count; ++j)
-          values[4 * c + j] = ElementAt(spec.dtype, stripe + c * spec.line_bytes(), k0 + i + j);
+          values[4 * c + j] = PlainElement(spec.dtype, stripe + c * spec.line_bytes(), k0 + i + j);
       EncodeLine(spec.dtype, values, line);
     }
 }
@@ -293,69 +234,31 @@ void CpuPacker::PackColumnsInt8(const uint8_t* stripe, int64_t columns) {
     for (int64_t i = 4 * whole; i < k; ++i) last[4 * c + i % 4] = stripe[c * k + i];
 }
 
-Fault CpuPacker::Scatter(std::span<const std::byte> bytes) {
+void CpuPacker::Scatter(std::span<const std::byte> bytes) {
   const WeightSpec& spec = weight_->spec();
   const int64_t per_byte = 8 / BitsOf(spec.dtype), line_bytes = spec.line_bytes();
   for (size_t i = 0; i < bytes.size(); ++i) {
     const int64_t position = position_ + int64_t(i), k = position / line_bytes;
     const auto byte = static_cast<uint8_t>(bytes[i]);
-    if (Fault f = CheckCode(byte, k); !f.ok()) return f;
     for (int64_t e = 0; e < per_byte; ++e) {
       const int64_t n = position % line_bytes * per_byte + e;
-      if (n >= spec.n) {
-        if (byte >> (e * BitsOf(spec.dtype)) != 0)
-          return Invalid("PADDING_BITS", "unused bits of the last byte of line " +
-                                             std::to_string(k) + " must be 0");
-        break;
-      }
+      if (n >= spec.n) break;
       const int64_t v = n % kPanelColumns * kLineK + k % weight_->group_k() % kLineK;
-      SetValue(spec.dtype, weight_->line(k, n), v, ElementAt(spec.dtype, &byte, e));
+      SetValue(spec.dtype, weight_->line(k, n), v, PlainElement(spec.dtype, &byte, e));
     }
   }
-  return {};
 }
 
 Fault CpuPacker::Finish(std::shared_ptr<const PackedWeight>* weight) {
-  const int64_t wanted = weight_->spec().upload_bytes();
-  if (position_ != wanted)
-    return Invalid("UPLOAD_SHORT", "upload stopped after " + std::to_string(position_) + " of " +
-                                       std::to_string(wanted) + " bytes (data, scales, bias)");
-  if (Fault f = FinishScales(); !f.ok()) return f;
-  if (Fault f = FinishBias(); !f.ok()) return f;
+  const WeightSpec& spec = weight_->spec();
+  const int64_t stride = weight_->columns().stride;
+  if (Fault f = CheckUploadEnd(spec, position_); !f.ok()) return f;
+  if (Fault f = WidenScales(spec, tail_.data(), stride, weight_->scales_); !f.ok()) return f;
+  if (Fault f = TakeBias(spec, tail_.data() + spec.scale_bytes(), weight_->bias_); !f.ok())
+    return f;
   SumColumns();
-  if (weight_->spec().dtype == DataType::kInt8) CountOutliers();
+  if (spec.dtype == DataType::kInt8) CountOutliers();
   *weight = std::move(weight_);
-  return {};
-}
-
-Fault CpuPacker::FinishScales() {
-  const WeightSpec& spec = weight_->spec();
-  for (int64_t i = 0; i < spec.scale_count; ++i) {
-    const float s = ScaleAt(spec.scale_dtype, tail_.data(), i);
-    if (!std::isfinite(s) || !ScaleInRange(s))
-      return Invalid("SCALE_RANGE", "weight scale " + std::to_string(i) + " = " +
-                                        std::to_string(s) +
-                                        " must be finite and 0 or of magnitude 2^-47 to 2^47");
-    const int64_t columns = weight_->panels() * kPanelColumns;
-    weight_->scales_[i / spec.n * columns + i % spec.n] = s;
-  }
-  // One scale a column, so that the epilogue has one form.
-  if (spec.scale_count == 0 || (spec.scale_count == 1 && spec.n > 1))
-    std::fill_n(weight_->scales_, spec.n, spec.scale_count == 1 ? weight_->scales_[0] : 1.0f);
-  return {};
-}
-
-Fault CpuPacker::FinishBias() {
-  const WeightSpec& spec = weight_->spec();
-  const std::byte* data = tail_.data() + spec.scale_bytes();
-  for (int64_t i = 0; i < spec.bias_count; ++i) {
-    float b;
-    std::memcpy(&b, data + 4 * i, 4);
-    if (!(std::fabs(b) <= 0x1p120f))
-      return Invalid("BIAS_RANGE", "bias " + std::to_string(i) + " = " + std::to_string(b) +
-                                       " must be finite and at most 2^120 in magnitude");
-    weight_->bias_[i] = b;
-  }
   return {};
 }
 

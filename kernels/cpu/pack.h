@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "kernels/weight_columns.h"
 
 namespace qmatmul::cpu {
 
@@ -64,6 +65,7 @@ class CpuPackedWeight final : public PackedWeight {
   }
   const float* scales(int64_t group) const { return scales_ + group * panels() * kPanelColumns; }
   const float* bias() const { return spec().bias_count > 0 ? bias_ : nullptr; }
+  const WeightColumns& columns() const { return columns_; }
   int8_t value(int64_t k, int64_t n) const;
   // Share of INT8 values that a kernel which saturates in 16 bits must set aside (micro_kernel.h,
   // Outlier); estimated from every eighth line.
@@ -83,6 +85,7 @@ class CpuPackedWeight final : public PackedWeight {
   int32_t* total_sums_ = nullptr;  // sums_ itself when there is one group
   float* scales_ = nullptr;
   float* bias_ = nullptr;
+  WeightColumns columns_;  // all of the above for the epilogue
   double outlier_share_ = 0;
 };
 
@@ -100,17 +103,13 @@ class CpuPacker final : public Packer {
   // Lines of the upload, from line_ on, that make whole packed lines: up to 4 rows of KN within a
   // group, 16 columns of NK.
   int64_t StripeLines() const;
-  Fault TakeData(std::span<const std::byte> bytes);
-  Fault PackStripe(const uint8_t* stripe, int64_t lines);
+  void TakeData(std::span<const std::byte> bytes);
+  void PackStripe(const uint8_t* stripe, int64_t lines);
   void PackRows(const uint8_t* stripe, int64_t rows);
   void PackColumns(const uint8_t* stripe, int64_t columns);
   void PackColumnsInt8(const uint8_t* stripe, int64_t columns);
   // A stripe too wide to stage: each value goes to its place by itself.
-  Fault Scatter(std::span<const std::byte> bytes);
-  Fault CheckLine(const uint8_t* line, int64_t index) const;
-  Fault CheckCode(uint8_t byte, int64_t line) const;
-  Fault FinishScales();
-  Fault FinishBias();
+  void Scatter(std::span<const std::byte> bytes);
   void SumColumns();
   void CountOutliers();
 

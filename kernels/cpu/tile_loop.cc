@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <mutex>
 
 #include "kernels/cpu/activation_packer.h"
+#include "kernels/cpu/row_finisher.h"
 
 namespace qmatmul::cpu {
 namespace {
@@ -43,45 +43,6 @@ struct MemberScratch {
   Arena y;         // float results: of the group where scale groups are added up, else of a row
 };
 
-// Counts what one member saw of one output until the segment changes, then adds it once.
-class OutcomeTally {
- public:
-  OutcomeTally(std::mutex* mutex, size_t weight) : mutex_(mutex), weight_(weight) {}
-  ~OutcomeTally() { Flush(); }
-  void Add(RowSegment* segment, int64_t row, int64_t column, int64_t count) {
-    if (segment != segment_) Flush();
-    segment_ = segment;
-    seen_.overflow_count += count;
-    const bool before = row < seen_.first_overflow_row ||
-                        (row == seen_.first_overflow_row && column < seen_.first_overflow_column);
-    if (seen_.first_overflow_row >= 0 && !before) return;
-    seen_.first_overflow_row = row;
-    seen_.first_overflow_column = column;
-  }
-
- private:
-  void Flush() {
-    if (segment_ == nullptr) return;
-    std::lock_guard lock(*mutex_);
-    Outcome& all = segment_->outputs[weight_].outcome;
-    all.overflow_count += seen_.overflow_count;
-    const bool before = seen_.first_overflow_row < all.first_overflow_row ||
-                        (seen_.first_overflow_row == all.first_overflow_row &&
-                         seen_.first_overflow_column < all.first_overflow_column);
-    if (all.first_overflow_row < 0 || before) {
-      all.first_overflow_row = seen_.first_overflow_row;
-      all.first_overflow_column = seen_.first_overflow_column;
-    }
-    segment_ = nullptr;
-    seen_ = {};
-  }
-
-  std::mutex* mutex_;
-  size_t weight_;
-  RowSegment* segment_ = nullptr;
-  Outcome seen_;
-};
-
 // The panels of one weight that one member takes first, in units of the kernel's width. Who is through with
 // his own goes on with another's: cores are not equally fast, least of all those of a virtual machine.
 struct alignas(64) Share {
@@ -107,7 +68,6 @@ class Loop {
        CallScratch* scratch)
       : first_(*lot[0].kernel),
         lot_(lot),
-        checks_(checks),
         team_(team),
         members_(members),
         packer_(first_, segments, lot[0].weight->spec().k, lot[0].weight->group_k(),
@@ -117,7 +77,8 @@ class Loop {
         packed_rows_(scratch->rows),
         row_sums_(scratch->row_sums),
         strips_(scratch->strips),
-        shares_(scratch->shares) {
+        shares_(scratch->shares),
+        finisher_(is_float(), packer_.groups(), checks, packed_rows_, row_sums_) {
     const int64_t block_k = std::min(packer_.group_elements(), kBlockK);
     const int64_t block_bytes = block_k * ElementBytes(first_.operand);
     int64_t rows_max = std::min(kBlockBytes / block_bytes, kPackedBytesMax / packer_.row_bytes());
@@ -294,12 +255,12 @@ class Loop {
       if (group_wise()) {
         for (int64_t g = 0; g < packer_.groups(); ++g) {
           if (!in_order) SumGroup(part, g, scratch);
-          AddGroup(part, g, y);
+          finisher_.AddGroup(*part.of->kernel->ops, BlockOf(part, g), g, y);
         }
       } else {
         SumGroup(part, 0, scratch);
       }
-      FinishRows(part, y);
+      finisher_.Finish(*part.of->kernel->ops, BlockOf(part, 0), y);
     }
   }
 
@@ -382,92 +343,19 @@ class Loop {
     return t;
   }
 
-  // One row's part of the epilogue, over the columns of x that exist.
-  EpilogueRow Row(const Part& x, int64_t r, int64_t group, float* y) const {
-    const PackedRow& packed = packed_rows_[size_t(r)];
-    const SegmentOutput& output = packed.segment->outputs[x.of->index];
-    const CpuPackedWeight& weight = *x.of->weight;
+  SumsBlock BlockOf(const Part& x, int64_t group) const {
     const int64_t column = x.begin * kPanelColumns;
-    EpilogueRow row{};
-    row.acc =
-        reinterpret_cast<int32_t*>(x.sums + group * x.group_bytes) + (r - x.row_begin) * x.ldc;
-    row.column_sums = weight.group_sums(group) + column;
-    row.correction = packed.correction;
-    if (!row_sums_.empty())
-      row.offset = OffsetOf(x.of->kernel->weight) * row_sums_[size_t(r * packer_.groups() + group)];
-    row.weight_scales = weight.scales(group) + column;
-    row.activation_scale = packed.scale;
-    row.bias =
-        weight.bias() != nullptr && !output.epilogue.skip_bias ? weight.bias() + column : nullptr;
-    row.epilogue = &output.epilogue;
-    row.inverse_scale = 1.0f / output.epilogue.scale;
-    row.out = output.view.data + packed.row * output.view.row_bytes +
-              column * (BitsOf(output.epilogue.dtype) / 8);
-    row.n = std::min(x.end * kPanelColumns, weight.spec().n) - column;
-    row.y = y;
-    return row;
-  }
-
-  // Sums to y, with `add` onto the y of the groups before.
-  void ScaleRow(const Part& x, int64_t r, EpilogueRow* row, bool add) {
-    const RowOps& ops = *x.of->kernel->ops;
-    if (is_float()) {
-      ops.scale_float(reinterpret_cast<const float*>(row->acc), row, add);
-      return;
-    }
-    CorrectRow(x, r, row);
-    ops.scale(row, add);
-  }
-
-  void CorrectRow(const Part& x, int64_t r, EpilogueRow* row) {
-    const RowOps& ops = *x.of->kernel->ops;
-    ops.correct(row);
-    const PackedRow& packed = packed_rows_[size_t(r)];
-    const size_t index = x.of->index;
-    SegmentOutput& output = packed.segment->outputs[index];
-    if (output.row_checks.empty()) return;
-    const uint64_t sum =
-        ops.check(row->acc, checks_[index].data() + x.begin * kPanelColumns, row->n);
-    std::atomic_ref(output.row_checks[size_t(packed.row)])
-        .fetch_add(sum, std::memory_order_relaxed);
-  }
-
-  void AddGroup(const Part& x, int64_t group, float* y) {
-    for (int64_t r = x.row_begin; r < x.row_end; ++r) {
-      EpilogueRow row = Row(x, r, group, y + (r - x.row_begin) * x.ldc);
-      // The total of W8A32 starts at +0, which a first addend of −0 leaves as it is.
-      if (group == 0 && is_float()) std::fill_n(row.y, row.n, 0.0f);
-      ScaleRow(x, r, &row, group > 0 || is_float());
-    }
-  }
-
-  void FinishRows(const Part& x, float* y) {
-    const RowOps& ops = *x.of->kernel->ops;
-    OutcomeTally tally(&outcomes_, x.of->index);
-    for (int64_t r = x.row_begin; r < x.row_end; ++r) {
-      EpilogueRow row = Row(x, r, 0, group_wise() ? y + (r - x.row_begin) * x.ldc : y);
-      if (row.epilogue->raw()) {
-        CorrectRow(x, r, &row);
-        ops.finish_raw(&row);
-      } else {
-        if (!group_wise()) ScaleRow(x, r, &row, false);
-        ops.finish(&row);
-      }
-      if (row.overflow_count == 0) continue;
-      const PackedRow& packed = packed_rows_[size_t(r)];
-      tally.Add(packed.segment, packed.row, x.begin * kPanelColumns + row.first_overflow,
-                row.overflow_count);
-    }
+    const int64_t end = std::min(x.end * kPanelColumns, x.of->weight->spec().n);
+    return {x.of->index, &x.of->weight->columns(),       column, end - column, x.row_begin,
+            x.row_end,   x.sums + group * x.group_bytes, x.ldc};
   }
 
   const MicroKernel& first_;  // whose operand, kr and mr are everybody's
   std::span<const LotWeight> lot_;
-  std::span<const std::span<const uint32_t>> checks_;
   const ThreadTeam& team_;
   const int members_;
   ActivationPacker packer_;
   TeamBarrier barrier_;
-  std::mutex outcomes_;
   int64_t blocks_ = 0;
   int64_t block_rows_max_ = 0;
   Arena& memory_;
@@ -476,6 +364,7 @@ class Loop {
   std::vector<int32_t>& row_sums_;  // [rows][groups], for weights with an offset
   std::vector<Strip>& strips_;
   std::vector<Share>& shares_;  // [lot][members]
+  RowFinisher finisher_;
   bool packed_ahead_ = false;
   int64_t pack_ns_ = 0;
   std::atomic<int64_t> packed_count_{0};

@@ -18,6 +18,13 @@ std::vector<Metrics::KernelKey> KernelKeys(const std::vector<Device*>& devices) 
   return keys;
 }
 
+// A lost device is put aside under its own name.
+bool IsLost(const Device& device) {
+  const std::vector<QuarantineInfo> aside = device.Quarantined();
+  return std::any_of(aside.begin(), aside.end(),
+                     [&](const QuarantineInfo& q) { return q.key == device.info().id; });
+}
+
 std::string RuleText(const RouteQuery& query, const Route& route,
                      const std::string& kernel_reason) {
   std::string rule = "rows = " + std::to_string(query.rows) + ": ";
@@ -44,8 +51,9 @@ Engine::Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions
     const auto predict = [this, d](const Request& request, int64_t rows) {
       return router_->PredictNs(d, QueryOf(request), rows, 0);
     };
-    executors_.push_back(std::make_unique<Executor>(d, *device_list_[d], *metrics_, clock_,
-                                                    options.batcher, predict));
+    Device* const fallback = d == 0 ? nullptr : device_list_.front();
+    executors_.push_back(std::make_unique<Executor>(d, *device_list_[d], fallback, *metrics_,
+                                                    clock_, options.batcher, predict));
   }
 }
 
@@ -81,6 +89,11 @@ Status Engine::Admit(Request* request) {
                       .With("limit", std::to_string(options_.in_flight_bytes_max));
   status.retry_after_ns = kRoomRetryNs;
   return status;
+}
+
+void Engine::ReviveDevices() {
+  for (Device* device : device_list_)
+    if (IsLost(*device)) (void)device->Rearm(device->info().id);
 }
 
 absl::InlinedVector<int64_t, 8> Engine::Backlogs() const {

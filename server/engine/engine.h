@@ -75,6 +75,8 @@ class Engine {
   Status Explain(const RouteQuery& query, Plan* plan) const;
   // While held, requests are taken in and nothing new is computed.
   void Hold(bool held);
+  // Tries to open lost devices anew. Weights packed on them before stay lost there.
+  void ReviveDevices();
   // Refuses what comes, computes what is queued, ends the threads.
   void Stop();
 

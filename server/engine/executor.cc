@@ -12,10 +12,8 @@ int64_t OpsOf(int64_t rows, const Weight& weight) {
   return 2 * rows * weight.content->spec.k * weight.content->spec.n;
 }
 
-// Most requests have one or few weights, and most batches of small products few pieces: for those nothing
-// is allocated here.
+// Most requests have so few weights; for those nothing is allocated here.
 constexpr size_t kFewWeights = 4;
-constexpr size_t kFewPieces = 2;
 
 using WeightList = absl::InlinedVector<const Weight*, kFewWeights>;
 
@@ -26,6 +24,31 @@ WeightList WeightsOf(const Request& request) {
   for (const WeightPtr& weight : request.weights) weights.push_back(weight.get());
   for (const ChainLink& link : request.then) weights.push_back(link.weight.get());
   return weights;
+}
+
+// The device that computes for one that was lost.
+constexpr size_t kFallbackIndex = 0;
+
+bool HoldsAll(size_t device, const Request& request) {
+  const WeightList weights = WeightsOf(request);
+  return std::all_of(weights.begin(), weights.end(), [&](const Weight* weight) {
+    const auto& copy = weight->content->copies()[device];
+    return copy != nullptr && !copy->is_lost();
+  });
+}
+
+// What was seen of each piece's outputs so far: an attempt that fails may have added to it.
+std::vector<Outcome> OutcomesOf(std::span<const BatchPiece> pieces) {
+  std::vector<Outcome> outcomes;
+  for (const BatchPiece& piece : pieces)
+    for (const SegmentOutput& output : piece.request->outputs) outcomes.push_back(output.outcome);
+  return outcomes;
+}
+
+void RestoreOutcomes(const std::vector<Outcome>& before, std::span<const BatchPiece> pieces) {
+  auto from = before.begin();
+  for (const BatchPiece& piece : pieces)
+    for (SegmentOutput& output : piece.request->outputs) output.outcome = *from++;
 }
 
 // The first output of the request that had to fit and did not.
@@ -52,10 +75,11 @@ Status OverflowStatus(const Request& request) {
 
 }  // namespace
 
-Executor::Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
-                   const BatcherLimits& limits, Batcher::Predictor predictor)
+Executor::Executor(size_t device_index, Device& device, Device* fallback, Metrics& metrics,
+                   const Clock& clock, const BatcherLimits& limits, Batcher::Predictor predictor)
     : device_index_(device_index),
       device_(device),
+      fallback_(fallback),
       metrics_(metrics),
       clock_(clock),
       batcher_(limits, clock, std::move(predictor)),
@@ -150,10 +174,29 @@ void Executor::RunNow(Request* request) {
 void Executor::Run(std::span<const BatchPiece> pieces, int threads_max,
                    absl::FunctionRef<void(Request*)> finish) {
   const int64_t start_ns = clock_.NowNs();
+  Segments segments;
+  RunReport report;
+  const Device* device = &device_;
+  const std::vector<Outcome> before =
+      fallback_ != nullptr ? OutcomesOf(pieces) : std::vector<Outcome>();
+  Fault fault = RunOn(device_index_, device_, pieces, threads_max, &segments, &report);
+  if (fault.kind == FaultKind::kDeviceLost && fallback_ != nullptr &&
+      HoldsAll(kFallbackIndex, *pieces.front().request)) {
+    RestoreOutcomes(before, pieces);
+    device = fallback_;
+    fault = RunOn(kFallbackIndex, *fallback_, pieces, threads_max, &segments, &report);
+    report.fallback = "device_lost";
+  }
+  if (fault.ok()) CountRun(*device, *pieces.front().request, segments, report);
+  for (size_t i = 0; i < pieces.size(); ++i)
+    if (Settle(*device, pieces[i], segments[i], fault, report, start_ns)) finish(pieces[i].request);
+}
+
+Fault Executor::RunOn(size_t index, Device& device, std::span<const BatchPiece> pieces,
+                      int threads_max, Segments* segments, RunReport* report) {
   const Request& first = *pieces.front().request;
   absl::InlinedVector<std::shared_ptr<const PackedWeight>, kFewWeights> weights;
-  for (const Weight* weight : WeightsOf(first))
-    weights.push_back(weight->content->copies()[device_index_]);
+  for (const Weight* weight : WeightsOf(first)) weights.push_back(weight->content->copies()[index]);
   absl::InlinedVector<WorkStep, 1> steps(1 + first.then.size());
   const std::span<const std::shared_ptr<const PackedWeight>> all(weights);
   steps[0].weights = all.first(first.weights.size());
@@ -162,10 +205,10 @@ void Executor::Run(std::span<const BatchPiece> pieces, int threads_max,
     steps[i + 1].weights = all.subspan(first.weights.size() + i, 1);
     steps[i + 1].arithmetic = first.then[i].arithmetic;
   }
-  absl::InlinedVector<RowSegment, kFewPieces> segments;
-  segments.reserve(pieces.size());
+  segments->clear();
+  segments->reserve(pieces.size());
   for (const BatchPiece& piece : pieces) {
-    RowSegment& segment = segments.emplace_back();
+    RowSegment& segment = segments->emplace_back();
     segment.activations = &piece.request->activations;
     segment.row_begin = piece.row_begin;
     segment.rows = piece.rows;
@@ -174,20 +217,16 @@ void Executor::Run(std::span<const BatchPiece> pieces, int threads_max,
     segment.scales_used = piece.request->scales_used;
   }
   Work work;
-  work.segments = segments;
+  work.segments = *segments;
   work.steps = steps;
-  work.kernel = first.kernel;
+  // A forced kernel is one of the device that the request was routed to.
+  if (index == device_index_) work.kernel = first.kernel;
   work.threads_max = threads_max;
-
-  RunReport report;
-  const Fault fault = device_.Run(work, &report);
-  if (fault.ok()) CountRun(first, segments, report);
-  for (size_t i = 0; i < pieces.size(); ++i)
-    if (Settle(pieces[i], segments[i], fault, report, start_ns)) finish(pieces[i].request);
+  return device.Run(work, report);
 }
 
-void Executor::CountRun(const Request& first, std::span<const RowSegment> segments,
-                        const RunReport& report) {
+void Executor::CountRun(const Device& device, const Request& first,
+                        std::span<const RowSegment> segments, const RunReport& report) {
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.fault.ok() ? segment.rows : 0;
   const WeightList weights = WeightsOf(first);
@@ -202,7 +241,7 @@ void Executor::CountRun(const Request& first, std::span<const RowSegment> segmen
       if (report.kernels[j] == report.kernels[i]) ops += OpsOf(rows, *weights[j]);
     const double share =
         all_ops > 0 ? static_cast<double>(ops) / static_cast<double>(all_ops) : 1.0;
-    metrics_.AddRun(device_.info().id, report.kernels[i], rows, ops,
+    metrics_.AddRun(device.info().id, report.kernels[i], rows, ops,
                     static_cast<int64_t>(share * static_cast<double>(report.compute_ns)));
   }
   metrics_.Observe(Histogram::kComputeNs, report.compute_ns);
@@ -211,12 +250,12 @@ void Executor::CountRun(const Request& first, std::span<const RowSegment> segmen
   if (!report.fallback.empty()) metrics_.CountFallback(report.fallback);
 }
 
-bool Executor::Settle(const BatchPiece& piece, const RowSegment& segment, const Fault& fault,
-                      const RunReport& report, int64_t start_ns) {
+bool Executor::Settle(const Device& device, const BatchPiece& piece, const RowSegment& segment,
+                      const Fault& fault, const RunReport& report, int64_t start_ns) {
   Request& request = *piece.request;
   Execution& done = request.execution;
   if (piece.row_begin == 0) {
-    done.device = device_.info().id;
+    done.device = device.info().id;
     done.kernels = report.kernels;
     done.queue_ns = start_ns - request.admitted_ns;
     metrics_.Observe(Histogram::kQueueNs, done.queue_ns);

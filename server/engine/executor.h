@@ -14,8 +14,10 @@
 // Invariants
 //   1. A request that Submit took is completed exactly once, before Stop returns.
 //   2. A cancelled or late request is completed without being computed further.
+//   3. What a device has in hand when it is lost is computed by the fallback, where that holds the weights.
 #pragma once
 
+#include <absl/container/inlined_vector.h>
 #include <absl/functional/function_ref.h>
 
 #include <condition_variable>
@@ -35,8 +37,9 @@ namespace qmatmul {
 
 class Executor {
  public:
-  Executor(size_t device_index, Device& device, Metrics& metrics, const Clock& clock,
-           const BatcherLimits& limits, Batcher::Predictor predictor);
+  // `fallback`, device 0, computes what a lost device had in hand; null for device 0 itself.
+  Executor(size_t device_index, Device& device, Device* fallback, Metrics& metrics,
+           const Clock& clock, const BatcherLimits& limits, Batcher::Predictor predictor);
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -57,16 +60,21 @@ class Executor {
  private:
   void ComputeLoop();
   void AnswerLoop();
+  using Segments = absl::InlinedVector<RowSegment, 2>;
+
   // Computes the pieces, which may share a batch, and gives `finish` each request whose last one was
   // among them.
   void Run(std::span<const BatchPiece> pieces, int threads_max,
            absl::FunctionRef<void(Request*)> finish);
+  // One attempt, on device `index`; `segments` says what became of each piece.
+  Fault RunOn(size_t index, Device& device, std::span<const BatchPiece> pieces, int threads_max,
+              Segments* segments, RunReport* report);
   void Expire(Request& request) const;
-  void CountRun(const Request& first, std::span<const RowSegment> segments,
+  void CountRun(const Device& device, const Request& first, std::span<const RowSegment> segments,
                 const RunReport& report);
   // Notes what was done for the piece's request; true when that was its last.
-  bool Settle(const BatchPiece& piece, const RowSegment& segment, const Fault& fault,
-              const RunReport& report, int64_t start_ns);
+  bool Settle(const Device& device, const BatchPiece& piece, const RowSegment& segment,
+              const Fault& fault, const RunReport& report, int64_t start_ns);
   void Answer(std::vector<Request*>* finished);
   void Complete(Request* request);
   // Nobody waits for its answer any more.
@@ -74,6 +82,7 @@ class Executor {
 
   const size_t device_index_;
   Device& device_;
+  Device* const fallback_;
   Metrics& metrics_;
   const Clock& clock_;
   Batcher batcher_;

@@ -10,7 +10,10 @@ namespace {
 constexpr size_t kNoDevice = std::numeric_limits<size_t>::max();
 
 bool HoldsAll(size_t device, const RouteQuery& query) {
-  const auto holds = [&](const WeightPtr& w) { return w->content->copies()[device] != nullptr; };
+  const auto holds = [&](const WeightPtr& w) {
+    const auto& copy = w->content->copies()[device];
+    return copy != nullptr && !copy->is_lost();
+  };
   return std::all_of(query.weights.begin(), query.weights.end(), holds) &&
          std::all_of(query.then.begin(), query.then.end(),
                      [&](const ChainLink& link) { return holds(link.weight); });

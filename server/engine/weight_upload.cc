@@ -98,11 +98,19 @@ Status WeightUpload::Start() {
   Status refusal;
   for (size_t device = 0; device < store_.devices_.size(); ++device) {
     Status status = StartOn(device);
-    // A device that cannot hold this type of weight is passed over, unless it is the only one.
-    if (!status.ok() && status.code != Code::kUnimplemented) return status;
+    // A device that cannot hold this type of weight, or is lost, is passed over, unless it is the only one.
+    const bool is_passed_over =
+        status.code == Code::kUnimplemented || status.reason == "DEVICE_LOST";
+    if (!status.ok() && !is_passed_over) return status;
     if (!status.ok()) refusal = std::move(status);
   }
   return packings_.empty() ? refusal : Status{};
+}
+
+void WeightUpload::Abandon(size_t i) {
+  packings_[i].packer.reset();
+  store_.ledger_->Unreserve(packings_[i].device, packings_[i].reserved_bytes);
+  packings_.erase(packings_.begin() + static_cast<std::ptrdiff_t>(i));
 }
 
 Status WeightUpload::Append(std::span<const std::byte> bytes) {
@@ -122,9 +130,15 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
   received_bytes_ += size;
   hash_->Add(bytes);
   const int64_t begin_ns = store_.clock_.NowNs();
-  for (Packing& packing : packings_) {
-    Fault fault = packing.packer->Append(bytes);
-    if (!fault.ok()) return FromFault(fault, "chunk");
+  for (size_t i = 0; i < packings_.size();) {
+    Fault fault = packings_[i].packer->Append(bytes);
+    if (fault.ok()) {
+      ++i;
+    } else if (fault.kind == FaultKind::kDeviceLost && packings_.size() > 1) {
+      Abandon(i);
+    } else {
+      return FromFault(fault, "chunk");
+    }
   }
   pack_ns_ += store_.clock_.NowNs() - begin_ns;
   return {};
@@ -133,7 +147,8 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
 Status WeightUpload::FinishPacking(std::string digest,
                                    std::shared_ptr<const WeightContent>* content) {
   MemoryLedger& ledger = *store_.ledger_;
-  std::vector<std::shared_ptr<const PackedWeight>> copies(store_.devices_.size());
+  const std::vector<std::shared_ptr<const PackedWeight>> none(store_.devices_.size());
+  std::vector<std::shared_ptr<const PackedWeight>> copies = none;
   const int64_t begin_ns = store_.clock_.NowNs();
   // Ownership moves copy by copy into `copies`; what is committed and then not wanted is given back
   // by the content's own destructor, so that there is one place that frees.
@@ -142,7 +157,10 @@ Status WeightUpload::FinishPacking(std::string digest,
     Packing& packing = packings_.back();
     std::shared_ptr<const PackedWeight> copy;
     Fault fault = packing.packer->Finish(&copy);
-    if (!fault.ok()) {
+    const bool has_other = packings_.size() > 1 || copies != none;
+    if (fault.kind == FaultKind::kDeviceLost && has_other) {
+      Abandon(packings_.size() - 1);
+    } else if (!fault.ok()) {
       status = FromFault(fault, "chunk");
     } else if (!ledger.Commit(packing.device, packing.reserved_bytes, copy->bytes())) {
       status = MemoryShort(registration_.spec, copy->device(), copy->bytes(), ledger.limit());

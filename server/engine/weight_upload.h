@@ -61,6 +61,8 @@ class WeightUpload {
 
   Status Start();
   Status StartOn(size_t device);
+  // The upload goes on without this packing.
+  void Abandon(size_t i);
   Status FinishPacking(std::string digest, std::shared_ptr<const WeightContent>* content);
   // The content that the bytes or, without any, the expected digest stand for.
   Status Resolve(std::shared_ptr<const WeightContent>* content, bool* already_registered);

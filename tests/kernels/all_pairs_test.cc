@@ -2,7 +2,8 @@
 // with each other and not through the reference: a mistake that kernel and reference shared would still have
 // to be made by every instruction set alike.
 //
-// The same file is built once more against the library whose missing instruction sets are emulated.
+// The same file is built once more against the library whose missing instruction sets are emulated, and
+// once more with Vulkan devices beside the CPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 
 #include "kernels/devices.h"
 #include "tests/support/device_call.h"
+#include "tests/support/test_devices.h"
 #include "tests/support/test_tensors.h"
 
 namespace qmatmul {
@@ -34,7 +36,7 @@ constexpr int kShapes = 24;
 #else
 constexpr int kShapes = 200;
 #endif
-#if defined(QMATMUL_TESTS_QUICK) || defined(QMATMUL_TESTS_EMULATED)
+#if defined(QMATMUL_TESTS_QUICK) || defined(QMATMUL_TESTS_EMULATED) || defined(QMATMUL_TESTS_VULKAN)
 constexpr int64_t kShapeRowsMax = 20, kShapeInnerMax = 90, kShapeColumnsMax = 70;
 #else
 constexpr int64_t kShapeRowsMax = 70, kShapeInnerMax = 300, kShapeColumnsMax = 130;
@@ -56,7 +58,7 @@ void PrintTo(const Kind& kind, std::ostream* out) { *out << NameOfKind(kind); }
 
 // Opened once: three members, so that columns are split unevenly.
 const std::vector<std::unique_ptr<Device>>& Devices() {
-  static const auto devices = OpenDevices({.threads = 3});
+  static const auto devices = test::OpenTestDevices({.threads = 3});
   return devices;
 }
 

@@ -13,6 +13,7 @@
 #include "kernels/devices.h"
 #include "tests/support/device_call.h"
 #include "tests/support/product_case.h"
+#include "tests/support/test_devices.h"
 
 namespace qmatmul {
 namespace {
@@ -31,7 +32,7 @@ constexpr Arithmetic kArithmetics[] = {Arithmetic::kW8A8, Arithmetic::kW8A32};
 
 const std::vector<std::unique_ptr<Device>>& Devices() {
   static const auto devices =
-      OpenDevices({.threads = 3, .team_spin_us_max = 0, .disabled_kernels = ""});
+      test::OpenTestDevices({.threads = 3, .team_spin_us_max = 0, .disabled_kernels = ""});
   return devices;
 }
 

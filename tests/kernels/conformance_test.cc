@@ -17,6 +17,7 @@
 
 #include "kernels/devices.h"
 #include "tests/support/product_case.h"
+#include "tests/support/test_devices.h"
 
 namespace qmatmul {
 namespace {
@@ -41,7 +42,7 @@ void PrintTo(const Row& row, std::ostream* out) { *out << row.kernel.name; }
 // Opened once: three members, so that columns are split unevenly.
 const std::vector<std::unique_ptr<Device>>& Devices() {
   static const auto devices =
-      OpenDevices({.threads = 3, .team_spin_us_max = 0, .disabled_kernels = ""});
+      test::OpenTestDevices({.threads = 3, .team_spin_us_max = 0, .disabled_kernels = ""});
   return devices;
 }
 

@@ -16,6 +16,7 @@
 #include "kernels/reference.h"
 #include "tests/support/device_call.h"
 #include "tests/support/product_case.h"
+#include "tests/support/test_devices.h"
 
 namespace qmatmul {
 namespace {
@@ -134,7 +135,7 @@ TEST(TopK, EndsOfTheIntegers) {
 
 const std::vector<std::unique_ptr<Device>>& Devices() {
   static const auto devices =
-      OpenDevices({.threads = 3, .team_spin_us_max = 0, .disabled_kernels = ""});
+      test::OpenTestDevices({.threads = 3, .team_spin_us_max = 0, .disabled_kernels = ""});
   return devices;
 }
 

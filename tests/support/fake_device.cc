@@ -10,10 +10,11 @@ namespace {
 class FakeWeight final : public PackedWeight {
  public:
   FakeWeight(const WeightSpec& spec, std::vector<std::byte> upload, std::string device,
-             std::atomic<int>* alive)
+             std::atomic<int>* alive, const std::atomic<bool>* lost)
       : PackedWeight(spec, "plain.s8", std::move(device)),
         upload_(std::move(upload)),
         alive_(alive),
+        lost_(lost),
         sums_(spec.n) {
     for (int64_t k = 0; k < spec.k; ++k)
       for (int64_t n = 0; n < spec.n; ++n) sums_[n] += At(k, n);
@@ -23,6 +24,7 @@ class FakeWeight final : public PackedWeight {
   ~FakeWeight() override { alive_->fetch_sub(1); }
 
   std::span<const int32_t> column_sums() const override { return sums_; }
+  bool is_lost() const override { return *lost_; }
   int32_t At(int64_t k, int64_t n) const {
     const int64_t at = spec().layout == Layout::kKN ? k * spec().n + n : n * spec().k + k;
     return static_cast<int8_t>(upload_[static_cast<size_t>(at)]);
@@ -38,17 +40,21 @@ class FakeWeight final : public PackedWeight {
  private:
   std::vector<std::byte> upload_;
   std::atomic<int>* alive_;
+  const std::atomic<bool>* lost_;
   std::vector<int32_t> sums_;
 };
 
+Fault Lost() { return {FaultKind::kDeviceLost, "DEVICE_LOST", "the fake device is lost"}; }
+
 class FakePacker final : public Packer {
  public:
-  FakePacker(const WeightSpec& spec, std::string device, std::atomic<int>* alive)
-      : spec_(spec), device_(std::move(device)), alive_(alive) {}
+  FakePacker(const WeightSpec& spec, std::string device, std::atomic<int>* alive,
+             const std::atomic<bool>* lost)
+      : spec_(spec), device_(std::move(device)), alive_(alive), lost_(lost) {}
 
   Fault Append(std::span<const std::byte> bytes) override {
     upload_.insert(upload_.end(), bytes.begin(), bytes.end());
-    return {};
+    return *lost_ ? Lost() : Fault{};
   }
   Fault Finish(std::shared_ptr<const PackedWeight>* weight) override {
     const std::byte* scales = upload_.data() + spec_.data_bytes();
@@ -58,7 +64,7 @@ class FakePacker final : public Packer {
       if (!std::isfinite(scale))
         return {FaultKind::kInvalidArgument, "SCALE_RANGE", "scale is not finite"};
     }
-    *weight = std::make_shared<FakeWeight>(spec_, std::move(upload_), device_, alive_);
+    *weight = std::make_shared<FakeWeight>(spec_, std::move(upload_), device_, alive_, lost_);
     return {};
   }
 
@@ -66,6 +72,7 @@ class FakePacker final : public Packer {
   const WeightSpec spec_;
   const std::string device_;
   std::atomic<int>* alive_;
+  const std::atomic<bool>* lost_;
   std::vector<std::byte> upload_;
 };
 
@@ -151,7 +158,8 @@ std::vector<KernelInfo> FakeDevice::Kernels() const {
 Fault FakeDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
   if (spec.dtype != DataType::kInt8 && refuse_int4)
     return {FaultKind::kUnimplemented, "WEIGHT_DTYPE_UNIMPLEMENTED", "this device packs INT8 only"};
-  *packer = std::make_unique<FakePacker>(spec, info_.id, &packed_alive);
+  if (lost) return Lost();
+  *packer = std::make_unique<FakePacker>(spec, info_.id, &packed_alive, &lost);
   return {};
 }
 
@@ -183,6 +191,8 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
     for (size_t i = 0; i < step.weights.size(); ++i)
       RunSegment(segment, i, static_cast<const FakeWeight&>(*step.weights[i]));
   }
+  // As late as can be: outcomes have been added to.
+  if (lost) return Lost();
   report->kernel = kFakeKernel;
   report->kernels.fill(report->kernel);
   report->compute_ns = 1000;
@@ -194,6 +204,16 @@ std::vector<KernelChoice> FakeDevice::Explain(
     std::string_view) const {
   return {{kFakeKernel, true, true, predicted_ns, "the only one"},
           {kFakeKernelUnsupported, false, false, std::nullopt, "this machine has no fake512"}};
+}
+
+std::vector<QuarantineInfo> FakeDevice::Quarantined() const {
+  if (!lost) return {};
+  return {{info_.id, kFakeKernel, "lost", 1}};
+}
+
+bool FakeDevice::Rearm(std::string_view key) {
+  rearms.fetch_add(1);
+  return false;
 }
 
 int64_t FakeDevice::PredictNs(int64_t, const PackedWeight&, Arithmetic, int) const {

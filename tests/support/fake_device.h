@@ -22,6 +22,8 @@ class FakeDevice final : public Device {
   // --- Knobs. ---
   std::atomic<int64_t> predicted_ns{1'000'000};
   std::atomic<bool> refuse_int4{true};
+  // As if it were gone: Runs fail when they are done, uploads at once.
+  std::atomic<bool> lost{false};
   // Runs of the whole team wait at the gate while it is closed; those of one thread pass.
   void CloseGate();
   void OpenGate();
@@ -32,6 +34,7 @@ class FakeDevice final : public Device {
   std::atomic<int> runs{0};          // begun
   std::atomic<int> threads_max{-1};  // of the last Run
   std::atomic<int> packed_alive{0};  // PackedWeights not yet freed
+  std::atomic<int> rearms{0};        // attempts to open it anew
 
   const DeviceInfo& info() const override { return info_; }
   std::vector<KernelInfo> Kernels() const override;
@@ -44,6 +47,8 @@ class FakeDevice final : public Device {
                                     Arithmetic arithmetic, std::string_view forced) const override;
   int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
                     int threads) const override;
+  std::vector<QuarantineInfo> Quarantined() const override;
+  bool Rearm(std::string_view key) override;
 
  private:
   DeviceInfo info_;

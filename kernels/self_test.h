@@ -7,9 +7,9 @@
 
 #include "kernels/device.h"
 
-namespace qmatmul::cpu {
+namespace qmatmul {
 
 // Empty when `kernel` gives the reference's bytes for products of `rows` rows, else what differs.
 std::string ProveKernel(Device* device, const KernelInfo& kernel, int64_t rows);
 
-}  // namespace qmatmul::cpu
+}  // namespace qmatmul

@@ -1,0 +1,401 @@
+#include "kernels/vulkan/vulkan_device.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cassert>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <typeinfo>
+#include <utility>
+
+#include "kernels/self_test.h"
+#include "kernels/stages.h"
+#include "kernels/vulkan/kernel_table.h"
+#include "kernels/vulkan/product.h"
+#include "kernels/vulkan/vulkan_costs.h"
+#include "kernels/vulkan/vulkan_packer.h"
+
+namespace qmatmul::vulkan {
+namespace {
+
+// One lane computes while the host finishes another's rows; each also overlaps the two for itself.
+constexpr int kLanes = 2;
+constexpr uint32_t kVendorNvidia = 0x10de;
+
+int64_t NowNs() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
+
+// What is opened anew after a loss.
+struct Machine {
+  std::shared_ptr<Gpu> gpu;
+  std::shared_ptr<Pipelines> pipelines;
+  std::mutex mutex;  // guards free_lanes
+  std::condition_variable lane_freed;
+  std::vector<std::unique_ptr<Lane>> free_lanes;
+
+  std::unique_ptr<Lane> TakeLane() {
+    std::unique_lock lock(mutex);
+    lane_freed.wait(lock, [this] { return !free_lanes.empty(); });
+    std::unique_ptr<Lane> lane = std::move(free_lanes.back());
+    free_lanes.pop_back();
+    return lane;
+  }
+  void GiveBack(std::unique_ptr<Lane> lane) {
+    {
+      const std::lock_guard lock(mutex);
+      free_lanes.push_back(std::move(lane));
+    }
+    lane_freed.notify_one();
+  }
+};
+
+class VulkanDevice final : public Device {
+ public:
+  // Null where it cannot be opened, or where even its plainest kernels are not exact.
+  static std::unique_ptr<VulkanDevice> Open(std::shared_ptr<const Instance> instance,
+                                            VkPhysicalDevice physical, int index,
+                                            const DeviceOptions& options,
+                                            const VulkanSettings& settings);
+
+  const DeviceInfo& info() const override { return info_; }
+  std::vector<KernelInfo> Kernels() const override;
+  Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) override;
+  Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
+               std::span<int8_t> out) const override;
+  Fault Run(const Work& work, RunReport* report) override;
+  std::vector<KernelChoice> Explain(int64_t rows,
+                                    std::span<const std::shared_ptr<const PackedWeight>> weights,
+                                    Arithmetic arithmetic, std::string_view forced) const override;
+  int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic,
+                    int /*threads*/) const override {
+    return costs_.PredictNs(rows, weight.spec().k, weight.spec().n);
+  }
+  // A lost device: all of its kernels.
+  std::vector<QuarantineInfo> Quarantined() const override;
+  bool Rearm(std::string_view key) override;
+
+ private:
+  using Chosen = std::vector<ChosenWeight>;
+
+  VulkanDevice(std::shared_ptr<const Instance> instance, VkPhysicalDevice physical,
+               const VulkanSettings& settings)
+      : instance_(std::move(instance)), physical_(physical), settings_(settings) {}
+  // Null when the driver does not give one.
+  std::shared_ptr<Machine> OpenMachine() const;
+  std::shared_ptr<Machine> machine() const {
+    const std::lock_guard lock(machine_mutex_);
+    return machine_;
+  }
+  void Describe(int index);
+  bool ProveKernels();
+  Fault Find(std::string_view name, const Kernel** kernel) const;
+  // The forced kernel, or the best. LAYOUT_MISMATCH when the forced one reads other weights.
+  Fault Choose(std::string_view forced, int64_t rows, const WeightSpec& spec, Arithmetic arithmetic,
+               const Kernel** kernel) const;
+  Fault CheckHeld(const Machine& machine, const PackedWeight& weight) const;
+  Fault ChooseStep(const Machine& machine, const Work& work, size_t step, int64_t rows,
+                   Chosen* chosen, RunReport* report) const;
+  Fault RunStep(const WorkStep& step, Chosen chosen, std::span<RowSegment> segments, Lane* lane,
+                RunReport* report);
+  Fault RunOn(const Machine& machine, Lane* lane, const Work& work, RunReport* report);
+
+  const std::shared_ptr<const Instance> instance_;
+  const VkPhysicalDevice physical_;
+  const VulkanSettings settings_;
+  std::string cache_file_;
+  DeviceInfo info_;
+  std::vector<Kernel> kernels_;
+  bool float_failed_ = false;
+  Costs costs_;
+  std::mutex rearm_mutex_;            // one attempt at a time
+  mutable std::mutex machine_mutex_;  // guards machine_
+  std::shared_ptr<Machine> machine_;
+};
+
+std::unique_ptr<VulkanDevice> VulkanDevice::Open(std::shared_ptr<const Instance> instance,
+                                                 VkPhysicalDevice physical, int index,
+                                                 const DeviceOptions& options,
+                                                 const VulkanSettings& settings) {
+  std::unique_ptr<VulkanDevice> device(new VulkanDevice(std::move(instance), physical, settings));
+  device->cache_file_ = options.pipeline_cache_file;
+  if (!device->cache_file_.empty() && index > 0) device->cache_file_ += "." + std::to_string(index);
+  device->machine_ = device->OpenMachine();
+  if (device->machine_ == nullptr) return nullptr;
+  device->kernels_ =
+      KernelsFor(device->machine_->gpu->traits(), settings.without_float, options.disabled_kernels);
+  device->Describe(index);
+  if (!device->ProveKernels()) return nullptr;
+  if (!device->costs_.Measure(device.get()).ok()) return nullptr;
+  device->machine_->pipelines->Save();
+  return device;
+}
+
+std::shared_ptr<Machine> VulkanDevice::OpenMachine() const {
+  auto machine = std::make_shared<Machine>();
+  machine->gpu = Gpu::Open(instance_, physical_, settings_);
+  if (machine->gpu == nullptr) return nullptr;
+  machine->pipelines = std::make_shared<Pipelines>(*machine->gpu, cache_file_);
+  if (!machine->pipelines->fault().ok()) return nullptr;
+  for (int i = 0; i < kLanes; ++i)
+    machine->free_lanes.push_back(std::make_unique<Lane>(machine->gpu, machine->pipelines));
+  return machine;
+}
+
+void VulkanDevice::Describe(int index) {
+  const GpuTraits& traits = machine_->gpu->traits();
+  info_.id = "vulkan:" + std::to_string(index);
+  info_.kind = "vulkan";
+  info_.description = traits.name;
+  info_.lanes = kLanes;
+  info_.memory_bytes = traits.memory_bytes;
+  if (traits.has_dot) info_.features.push_back("integer_dot_product");
+  if (traits.rounds_to_even) info_.features.push_back("rounding_rte_f32");
+  if (traits.keeps_denormals) info_.features.push_back("denorm_preserve_f32");
+  if (traits.is_unified) info_.features.push_back("unified_memory");
+  if (machine_->pipelines->loaded()) info_.features.push_back("pipelines_from_cache");
+}
+
+std::vector<QuarantineInfo> VulkanDevice::Quarantined() const {
+  const int64_t lost_time_ns = machine()->gpu->lost_time_ns();
+  std::vector<QuarantineInfo> aside;
+  if (lost_time_ns == 0) return aside;
+  for (const Kernel& kernel : kernels_)
+    aside.push_back({info_.id, kernel.name, "the device was lost", lost_time_ns});
+  return aside;
+}
+
+bool VulkanDevice::Rearm(std::string_view key) {
+  const std::lock_guard lock(rearm_mutex_);
+  if (key != info_.id || !machine()->gpu->is_lost()) return false;
+  std::shared_ptr<Machine> fresh = OpenMachine();
+  if (fresh == nullptr) return false;
+  {
+    const std::lock_guard swap(machine_mutex_);
+    machine_.swap(fresh);
+  }
+  for (const Kernel& kernel : kernels_) {
+    if (!kernel.usable()) continue;
+    const KernelInfo row{kernel.name, true, false, "", "", kernel.weight, kernel.arithmetic};
+    if (ProveKernel(this, row, 13).empty()) continue;
+    machine()->gpu->GiveUp();
+    return false;
+  }
+  return true;
+}
+
+bool VulkanDevice::ProveKernels() {
+  for (Kernel& kernel : kernels_) {
+    if (!kernel.usable()) continue;
+    for (const int64_t rows : {1, 13}) {  // a part of a tile, and more than one
+      const KernelInfo row{
+          kernel.name,      true, false, "", std::string(LayoutOf(kernel.weight)), kernel.weight,
+          kernel.arithmetic};
+      kernel.reason = ProveKernel(this, row, rows);
+      if (!kernel.reason.empty()) break;
+    }
+    if (kernel.usable()) continue;
+    if (kernel.shader.starts_with("shift") || kernel.shader.starts_with("soft")) return false;
+  }
+  float_failed_ = std::any_of(kernels_.begin(), kernels_.end(), [](const Kernel& kernel) {
+    return kernel.arithmetic == Arithmetic::kW8A32 && !kernel.usable() && !kernel.disabled;
+  });
+  return true;
+}
+
+std::vector<KernelInfo> VulkanDevice::Kernels() const {
+  std::vector<KernelInfo> kernels;
+  for (const Kernel& k : kernels_)
+    kernels.push_back({k.name, k.usable() || k.disabled, k.disabled, k.reason,
+                       std::string(LayoutOf(k.weight)), k.weight, k.arithmetic});
+  return kernels;
+}
+
+Fault VulkanDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
+  std::shared_ptr<VulkanWeight> weight;
+  const std::shared_ptr<Machine> m = machine();
+  if (Fault f = VulkanWeight::Allocate(*m->gpu, spec, info_.id, &weight); !f.ok()) return f;
+  return VulkanPacker::Start(*m->gpu, m->pipelines, std::move(weight), packer);
+}
+
+Fault VulkanDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
+                           std::span<int8_t> out) const {
+  const std::shared_ptr<Machine> m = machine();
+  if (Fault f = CheckHeld(*m, weight); !f.ok()) return f;
+  return UnpackRows(*m->gpu, m->pipelines, static_cast<const VulkanWeight&>(weight), k_begin, k_end,
+                    out);
+}
+
+Fault VulkanDevice::CheckHeld(const Machine& machine, const PackedWeight& weight) const {
+  const bool is_ours = typeid(weight) == typeid(VulkanWeight);
+  if (is_ours && weight.device() == info_.id && weight.is_lost())
+    return {FaultKind::kDeviceLost, "DEVICE_LOST",
+            info_.id +
+                " was lost, and this weight with it; register it again, or use another "
+                "device"};
+  if (is_ours && static_cast<const VulkanWeight&>(weight).gpu() == machine.gpu.get()) return {};
+  return {FaultKind::kInternal, "LAYOUT_MISMATCH",
+          "weight is packed as " + weight.device() + "/" + weight.layout() + ", not by this " +
+              info_.id};
+}
+
+Fault VulkanDevice::Find(std::string_view name, const Kernel** kernel) const {
+  const auto found = std::find_if(kernels_.begin(), kernels_.end(),
+                                  [&](const Kernel& k) { return k.name == name; });
+  if (found == kernels_.end())
+    return {FaultKind::kInvalidArgument, "KERNEL_UNKNOWN",
+            "kernel \"" + std::string(name) + "\" is not one of " + info_.id};
+  if (!found->usable())
+    return {FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED",
+            "kernel " + found->name + " cannot run here: " + found->reason};
+  *kernel = &*found;
+  return {};
+}
+
+Fault VulkanDevice::Choose(std::string_view forced, int64_t rows, const WeightSpec& spec,
+                           Arithmetic arithmetic, const Kernel** kernel) const {
+  if (forced.empty()) {
+    *kernel = ChooseKernel(kernels_, rows, spec.dtype, arithmetic);
+    return {};
+  }
+  if (Fault f = Find(forced, kernel); !f.ok()) return f;
+  if ((*kernel)->fits(spec.dtype, arithmetic)) return {};
+  return {FaultKind::kInternal, "LAYOUT_MISMATCH",
+          "kernel " + std::string(forced) + " reads " + std::string(LayoutOf((*kernel)->weight)) +
+              " weights for " + std::string(NameOf((*kernel)->arithmetic)) + ", not " +
+              LayoutOf(spec) + " for " + std::string(NameOf(arithmetic))};
+}
+
+Fault VulkanDevice::ChooseStep(const Machine& machine, const Work& work, size_t step, int64_t rows,
+                               Chosen* chosen, RunReport* report) const {
+  const WorkStep& s = work.steps[step];
+  for (size_t i = 0; i < s.weights.size(); ++i) {
+    if (Fault f = CheckHeld(machine, *s.weights[i]); !f.ok()) return f;
+    const Kernel* kernel = nullptr;
+    if (Fault f = Choose(work.kernel, rows, s.weights[i]->spec(), s.arithmetic, &kernel); !f.ok())
+      return f;
+    if (float_failed_ && s.arithmetic == Arithmetic::kW8A32) report->fallback = "float_controls";
+    report->kernels[step + i] = kernel->name;
+    chosen->push_back({static_cast<const VulkanWeight*>(s.weights[i].get()), kernel, i});
+  }
+  report->kernel = report->kernels[0];
+  return {};
+}
+
+Fault VulkanDevice::Run(const Work& work, RunReport* report) {
+  const int64_t start = NowNs();
+  assert(!work.steps.empty() && !work.steps[0].weights.empty());
+  *report = {};
+  for (const RowSegment& segment : work.segments) report->rows += segment.rows;
+  const std::shared_ptr<Machine> m = machine();
+  std::unique_ptr<Lane> lane = m->TakeLane();
+  Fault fault = RunOn(*m, lane.get(), work, report);
+  m->GiveBack(std::move(lane));
+  report->compute_ns = NowNs() - start;
+  if (fault.ok()) costs_.Learn(work, report->rows, report->compute_ns);
+  return fault;
+}
+
+Fault VulkanDevice::RunOn(const Machine& machine, Lane* lane, const Work& work, RunReport* report) {
+  if (!Stages::Needed(work)) {
+    Chosen chosen;
+    if (Fault f = ChooseStep(machine, work, 0, report->rows, &chosen, report); !f.ok()) return f;
+    return RunStep(work.steps[0], std::move(chosen), work.segments, lane, report);
+  }
+  Stages stages(work);
+  std::vector<Chosen> chosen(work.steps.size());
+  for (size_t step = 0; step < chosen.size(); ++step)
+    if (Fault f = ChooseStep(machine, work, step, stages.tile_rows(), &chosen[step], report);
+        !f.ok())
+      return f;
+  return stages.Run([&](size_t step, std::span<RowSegment> segments) {
+    return RunStep(work.steps[step], chosen[step], segments, lane, report);
+  });
+}
+
+Fault VulkanDevice::RunStep(const WorkStep& step, Chosen chosen, std::span<RowSegment> segments,
+                            Lane* lane, RunReport* report) {
+  for (RowSegment& segment : segments)
+    for (SegmentOutput& output : segment.outputs)
+      if (!output.row_checks.empty())
+        std::fill_n(output.row_checks.begin() + segment.row_begin, segment.rows, uint64_t{0});
+  // Weights of one group count share their packed rows.
+  std::stable_sort(chosen.begin(), chosen.end(), [](const ChosenWeight& a, const ChosenWeight& b) {
+    return a.weight->groups() < b.weight->groups();
+  });
+  for (auto begin = chosen.begin(); begin != chosen.end();) {
+    const auto end = std::find_if(begin, chosen.end(), [&](const ChosenWeight& w) {
+      return w.weight->groups() != begin->weight->groups();
+    });
+    LaneReport done;
+    if (Fault f = lane->Multiply({begin, end}, segments, step, &done); !f.ok()) return f;
+    report->packed_rows += done.packed_rows;
+    report->pack_ns += done.pack_ns;
+    begin = end;
+  }
+  return {};
+}
+
+std::vector<KernelChoice> VulkanDevice::Explain(
+    int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
+    Arithmetic arithmetic, std::string_view forced) const {
+  std::vector<KernelChoice> choices;
+  std::vector<DataType> types;
+  for (const auto& weight : weights) {
+    const WeightSpec& spec = weight->spec();
+    if (std::find(types.begin(), types.end(), spec.dtype) != types.end()) continue;
+    types.push_back(spec.dtype);
+    const Kernel* chosen = nullptr;
+    const Fault fault = Choose(forced, rows, spec, arithmetic, &chosen);
+    int64_t predicted_ns = 0;
+    for (const auto& other : weights)
+      if (other->spec().dtype == spec.dtype)
+        predicted_ns += costs_.PredictNs(rows, other->spec().k, other->spec().n);
+    for (const Kernel& kernel : kernels_) {
+      if (!kernel.fits(spec.dtype, arithmetic)) continue;
+      KernelChoice choice{kernel.name, kernel.usable(), false, {}, kernel.reason};
+      choice.chosen = fault.ok() && &kernel == chosen;
+      if (choice.chosen) choice.predicted_ns = predicted_ns;
+      if (choice.chosen)
+        choice.reason = forced.empty() ? "the first that fits these rows" : "forced by the request";
+      else if (choice.eligible)
+        choice.reason = "stands behind the choice, or is made for other rows";
+      choices.push_back(std::move(choice));
+    }
+  }
+  std::stable_partition(choices.begin(), choices.end(),
+                        [](const KernelChoice& c) { return c.chosen; });
+  return choices;
+}
+
+// Whether one of the devices opened before holds this GPU already.
+bool IsHeld(const GpuTraits& traits, std::span<const std::unique_ptr<Device>> opened) {
+  return traits.vendor == kVendorNvidia &&
+         std::any_of(opened.begin(), opened.end(),
+                     [](const auto& device) { return device->info().kind == "cuda"; });
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Device>> OpenVulkanDevices(
+    const DeviceOptions& options, std::span<const std::unique_ptr<Device>> opened,
+    const VulkanSettings& settings) {
+  std::vector<std::unique_ptr<Device>> devices;
+  if (options.vulkan_devices == "off") return devices;
+  const std::shared_ptr<const Instance> instance = Instance::Open(settings.on_message);
+  if (instance == nullptr) return devices;
+  for (const VkPhysicalDevice physical : instance->PhysicalDevices()) {
+    const GpuTraits traits = Gpu::TraitsOf(*instance, physical, settings);
+    if (traits.api_version < VK_API_VERSION_1_1) continue;
+    if (options.vulkan_devices != "all" && (traits.is_software || IsHeld(traits, opened))) continue;
+    auto device =
+        VulkanDevice::Open(instance, physical, static_cast<int>(devices.size()), options, settings);
+    if (device != nullptr) devices.push_back(std::move(device));
+  }
+  return devices;
+}
+
+}  // namespace qmatmul::vulkan
