@@ -5,10 +5,10 @@
 #include <chrono>
 #include <new>
 
-#include "kernels/cpu/self_test.h"
 #include "kernels/cuda/agreement.h"
 #include "kernels/cuda/cost_fit.h"
 #include "kernels/cuda/packed_weight.h"
+#include "kernels/self_test.h"
 
 namespace qmatmul::cuda {
 namespace {
@@ -100,7 +100,7 @@ std::string CudaDevice::ProveKernels() {
     const KernelInfo kernel{
         state.name, true, false, "", "", state.kernel->weight, state.kernel->arithmetic};
     for (const int64_t rows : {1, 13, 77}) {  // one of each class, none a multiple of a tile
-      const std::string difference = cpu::ProveKernel(this, kernel, rows);
+      const std::string difference = ProveKernel(this, kernel, rows);
       if (!difference.empty()) Quarantine(kernel.name, rows, difference);
     }
     if (gpu_->lost()) return state.name;
