@@ -80,30 +80,43 @@ Fault CheckUploadEnd(const WeightSpec& spec, int64_t position) {
                                      " bytes (data, scales, bias)");
 }
 
-Fault WidenScales(const WeightSpec& spec, const std::byte* data, int64_t stride, float* scales) {
-  for (int64_t i = 0; i < spec.scale_count; ++i) {
+Fault ReadScales(const WeightSpec& spec, int64_t first, int64_t count, const std::byte* data,
+                 float* values) {
+  for (int64_t i = 0; i < count; ++i) {
     const float s = ScaleAt(spec.scale_dtype, data, i);
     if (!std::isfinite(s) || !ScaleInRange(s))
-      return Invalid("SCALE_RANGE", "weight scale " + std::to_string(i) + " = " +
+      return Invalid("SCALE_RANGE", "weight scale " + std::to_string(first + i) + " = " +
                                         std::to_string(s) +
                                         " must be finite and 0 or of magnitude 2^-47 to 2^47");
-    scales[i / spec.n * stride + i % spec.n] = s;
+    values[i] = s;
+  }
+  return {};
+}
+
+Fault ReadBias(int64_t first, int64_t count, const std::byte* data, float* values) {
+  for (int64_t i = 0; i < count; ++i) {
+    float b;
+    std::memcpy(&b, data + 4 * i, 4);
+    if (!(std::fabs(b) <= 0x1p120f))
+      return Invalid("BIAS_RANGE", "bias " + std::to_string(first + i) + " = " + std::to_string(b) +
+                                       " must be finite and at most 2^120 in magnitude");
+    values[i] = b;
+  }
+  return {};
+}
+
+Fault WidenScales(const WeightSpec& spec, const std::byte* data, int64_t stride, float* scales) {
+  const int64_t scale_bytes = BitsOf(spec.scale_dtype) / 8;
+  for (int64_t first = 0; first < spec.scale_count; first += spec.n) {  // one scale, or groups of n
+    const int64_t count = std::min(spec.n, spec.scale_count - first);
+    if (Fault f = ReadScales(spec, first, count, data + first * scale_bytes,
+                             scales + first / spec.n * stride);
+        !f.ok())
+      return f;
   }
   // One scale a column, so that the epilogue has one form.
   if (spec.scale_count == 0 || (spec.scale_count == 1 && spec.n > 1))
     std::fill_n(scales, spec.n, spec.scale_count == 1 ? scales[0] : 1.0f);
-  return {};
-}
-
-Fault TakeBias(const WeightSpec& spec, const std::byte* data, float* bias) {
-  for (int64_t i = 0; i < spec.bias_count; ++i) {
-    float b;
-    std::memcpy(&b, data + 4 * i, 4);
-    if (!(std::fabs(b) <= 0x1p120f))
-      return Invalid("BIAS_RANGE", "bias " + std::to_string(i) + " = " + std::to_string(b) +
-                                       " must be finite and at most 2^120 in magnitude");
-    bias[i] = b;
-  }
   return {};
 }
 

@@ -26,10 +26,12 @@ inline int8_t PlainElement(DataType dtype, const uint8_t* line, int64_t index) {
   return static_cast<int8_t>((line[index / 4] >> (index % 4 * 2) & 3) - 1);
 }
 
-// The upload's scales to one fp32 a column and group, scales[group * stride + column], 1 where there are
-// none. SCALE_RANGE.
+// Scales [first, first + count) of an upload, whose bytes `data` are, to fp32. SCALE_RANGE.
+Fault ReadScales(const WeightSpec& spec, int64_t first, int64_t count, const std::byte* data,
+                 float* values);
+// Bias values [first, first + count), likewise. BIAS_RANGE.
+Fault ReadBias(int64_t first, int64_t count, const std::byte* data, float* values);
+// All scales to one a column and group, scales[group * stride + column], 1 where there are none. SCALE_RANGE.
 Fault WidenScales(const WeightSpec& spec, const std::byte* data, int64_t stride, float* scales);
-// The upload's bias to floats. BIAS_RANGE.
-Fault TakeBias(const WeightSpec& spec, const std::byte* data, float* bias);
 
 }  // namespace qmatmul

@@ -254,7 +254,8 @@ Fault CpuPacker::Finish(std::shared_ptr<const PackedWeight>* weight) {
   const int64_t stride = weight_->columns().stride;
   if (Fault f = CheckUploadEnd(spec, position_); !f.ok()) return f;
   if (Fault f = WidenScales(spec, tail_.data(), stride, weight_->scales_); !f.ok()) return f;
-  if (Fault f = TakeBias(spec, tail_.data() + spec.scale_bytes(), weight_->bias_); !f.ok())
+  if (Fault f = ReadBias(0, spec.bias_count, tail_.data() + spec.scale_bytes(), weight_->bias_);
+      !f.ok())
     return f;
   SumColumns();
   if (spec.dtype == DataType::kInt8) CountOutliers();

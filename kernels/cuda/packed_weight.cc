@@ -2,36 +2,15 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 
-#include "kernels/half.h"
+#include "kernels/upload_rules.h"
 
 namespace qmatmul::cuda {
 namespace {
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
-}
-
-Fault Invalid(const char* reason, std::string message) {
-  return {FaultKind::kInvalidArgument, reason, std::move(message)};
-}
-
-float ScaleAt(DataType dtype, const std::byte* data, int64_t i) {
-  if (dtype == DataType::kF32) {
-    float value;
-    std::memcpy(&value, data + 4 * i, 4);
-    return value;
-  }
-  uint16_t half;
-  std::memcpy(&half, data + 2 * i, 2);
-  return dtype == DataType::kF16 ? F16ToFloat(half) : BF16ToFloat(half);
-}
-
-bool ScaleInRange(float s) {
-  const float magnitude = std::fabs(s);
-  return magnitude == 0.0f || (magnitude >= 0x1p-47f && magnitude <= 0x1p47f);
 }
 
 template <typename T>
@@ -122,13 +101,8 @@ Fault CudaPacker::FaultOf(const Error& error) {
 }
 
 Fault CudaPacker::Append(std::span<const std::byte> bytes) {
-  const WeightSpec& spec = weight_->spec();
-  const int64_t end = position_ + static_cast<int64_t>(bytes.size());
-  if (end > spec.upload_bytes())
-    return Invalid("UPLOAD_LONG", "upload of " + std::to_string(end) + " bytes runs over the " +
-                                      std::to_string(spec.upload_bytes()) +
-                                      " that the spec says (data, scales, bias)");
-  position_ = end;
+  if (Fault fault = CheckUpload(weight_->spec(), position_, bytes); !fault.ok()) return fault;
+  position_ += static_cast<int64_t>(bytes.size());
   while (!bytes.empty()) {
     const int64_t left = SectionBytes() - section_at_, wanted = std::min(left, kStageBytes);
     const auto take = std::min(bytes.size(), static_cast<size_t>(wanted) - stage_.size());
@@ -151,30 +125,7 @@ Fault CudaPacker::Flush() {
   return {};
 }
 
-// Unused bits of a line's last byte are zero, and INT2 has no code 3.
-Fault CudaPacker::CheckData() const {
-  const WeightSpec& spec = weight_->spec();
-  if (spec.dtype == DataType::kInt8) return {};
-  const int64_t line_bytes = spec.line_bytes();
-  const int64_t elements = spec.layout == Layout::kKN ? spec.n : spec.k;
-  const int used = static_cast<int>(elements * BitsOf(spec.dtype) % 8);
-  int64_t line = section_at_ / line_bytes, at = section_at_ % line_bytes;
-  for (const std::byte raw : stage_) {
-    const auto byte = static_cast<unsigned>(raw);
-    const bool last = ++at == line_bytes;
-    if (last && used != 0 && byte >> used != 0)
-      return Invalid("PADDING_BITS",
-                     "unused bits of the last byte of line " + std::to_string(line) + " must be 0");
-    if (spec.dtype == DataType::kInt2 && (byte & byte >> 1 & 0x55) != 0)
-      return Invalid("INT2_CODE", "INT2 code 3 in line " + std::to_string(line) +
-                                      "; codes are 0, 1, 2 for -1, 0, 1");
-    if (last) at = 0, ++line;
-  }
-  return {};
-}
-
 Fault CudaPacker::FlushData() {
-  if (Fault fault = CheckData(); !fault.ok()) return fault;
   const WeightSpec& spec = weight_->spec();
   const WeightArgs& w = weight_->args_;
   const auto bytes = static_cast<int64_t>(stage_.size());
@@ -220,35 +171,23 @@ Fault CudaPacker::PutFloats(const std::vector<float>& values, const float* to) {
 Fault CudaPacker::FlushScales() {
   const WeightSpec& spec = weight_->spec();
   const int64_t element = BitsOf(spec.scale_dtype) / 8, first = section_at_ / element;
-  std::vector<float> values(stage_.size() / static_cast<size_t>(element));
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = ScaleAt(spec.scale_dtype, stage_.data(), static_cast<int64_t>(i));
-    if (!std::isfinite(values[i]) || !ScaleInRange(values[i]))
-      return Invalid("SCALE_RANGE", "weight scale " + std::to_string(first + int64_t(i)) + " = " +
-                                        std::to_string(values[i]) +
-                                        " must be finite and 0 or of magnitude 2^-47 to 2^47");
-  }
+  const int64_t count = static_cast<int64_t>(stage_.size()) / element;
+  std::vector<float> values(static_cast<size_t>(count));
+  if (Fault fault = ReadScales(spec, first, count, stage_.data(), values.data()); !fault.ok())
+    return fault;
   if (first == 0) first_scale_ = values[0];
   return PutFloats(values, weight_->args_.scales + first);
 }
 
 Fault CudaPacker::FlushBias() {
-  const int64_t first = section_at_ / 4;
-  std::vector<float> values(stage_.size() / 4);
-  std::memcpy(values.data(), stage_.data(), values.size() * 4);
-  for (size_t i = 0; i < values.size(); ++i)
-    if (!(std::fabs(values[i]) <= 0x1p120f))
-      return Invalid("BIAS_RANGE", "bias " + std::to_string(first + int64_t(i)) + " = " +
-                                       std::to_string(values[i]) +
-                                       " must be finite and at most 2^120 in magnitude");
+  const int64_t first = section_at_ / 4, count = static_cast<int64_t>(stage_.size()) / 4;
+  std::vector<float> values(static_cast<size_t>(count));
+  if (Fault fault = ReadBias(first, count, stage_.data(), values.data()); !fault.ok()) return fault;
   return PutFloats(values, weight_->args_.bias + first);
 }
 
 Fault CudaPacker::Finish(std::shared_ptr<const PackedWeight>* weight) {
-  const int64_t wanted = weight_->spec().upload_bytes();
-  if (position_ != wanted)
-    return Invalid("UPLOAD_SHORT", "upload stopped after " + std::to_string(position_) + " of " +
-                                       std::to_string(wanted) + " bytes (data, scales, bias)");
+  if (Fault fault = CheckUploadEnd(weight_->spec(), position_); !fault.ok()) return fault;
   assert(stage_.empty() && section_ == Section::kEnd);
   if (Fault fault = FillScales(); !fault.ok()) return fault;
   if (Fault fault = SumColumns(); !fault.ok()) return fault;

@@ -62,7 +62,6 @@ class CudaPacker final : public Packer {
   // Takes what is staged to the device.
   Fault Flush();
   Fault FlushData();
-  Fault CheckData() const;
   Fault FlushScales();
   Fault FlushBias();
   Fault PutFloats(const std::vector<float>& values, const float* to);

@@ -167,7 +167,8 @@ Fault VulkanPacker::Finish(std::shared_ptr<const PackedWeight>* weight) {
   if (Fault f = Flush(); !f.ok()) return f;
   if (Fault f = commands_->Wait(); !f.ok()) return f;
   if (Fault f = WidenScales(spec, tail_.data(), spec.n, w.scales_.data()); !f.ok()) return f;
-  if (Fault f = TakeBias(spec, tail_.data() + spec.scale_bytes(), w.bias_.data()); !f.ok())
+  if (Fault f = ReadBias(0, spec.bias_count, tail_.data() + spec.scale_bytes(), w.bias_.data());
+      !f.ok())
     return f;
   for (size_t i = 0; !w.total_sums_.empty() && i < w.group_sums_.size(); ++i)
     w.total_sums_[i % size_t(spec.n)] += w.group_sums_[i];
