@@ -71,6 +71,10 @@ class MatMulStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
         return End(IdInFlight(call->request_id), std::move(lock));
       reads_on = ++open_ < context_.stream_requests_max;
       reading_paused_ = !reads_on;
+      // A broken stream answers nobody, so no answer that goes out would start the reading again.
+      reading_ended_ = reading_ended_ || (reading_paused_ && is_broken_);
+      call->cancelled.store(is_broken_,
+                            std::memory_order_relaxed);  // what came after the cancel, too
       ++starting_;
     }
     // Reading goes on before this one is computed, which may happen here.

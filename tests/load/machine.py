@@ -16,7 +16,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
-from server_process import ServerProcess  # noqa: E402
+from server_process import NotStarted, ServerProcess  # noqa: E402
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -52,7 +52,10 @@ class Machine:
         return path
 
     def _start(self, words) -> ServerProcess:
-        process = ServerProcess(words, self.path(f"log-{len(self.started)}.txt"))
+        try:
+            process = ServerProcess(words, self.path(f"log-{len(self.started)}.txt"))
+        except NotStarted as why:
+            raise NotAvailable(str(why)) from why
         self.started.append(process)
         return process
 

@@ -185,12 +185,13 @@ TEST_F(Stream, AReaderThatStopsHoldsUpItselfOnly) {
 
 TEST_F(Stream, ACancelledStreamGivesEverythingBack) {
   Options options = TestOptions();
-  options.stream_requests_max = 8;
+  options.stream_requests_max =
+      1;  // every request pauses the reading: the cancel comes before it and after it
   Open(options);
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 600; ++round) {
     grpc::ClientContext context;
     auto stream = server_->matmul->StreamMatMul(&context);
-    for (uint64_t id = 1; id <= 20 && stream->Write(Request(id, 2000)); ++id) {
+    for (uint64_t id = 1; id <= 20 && stream->Write(Request(id, 20)); ++id) {
       if (id == static_cast<uint64_t>(round % 20 + 1)) context.TryCancel();
     }
     v1::StreamMatMulResponse reply;
@@ -198,10 +199,8 @@ TEST_F(Stream, ACancelledStreamGivesEverythingBack) {
     const grpc::StatusCode code = stream->Finish().error_code();
     EXPECT_TRUE(code == grpc::StatusCode::CANCELLED) << code;
   }
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  EXPECT_TRUE(server_->server->Shutdown()) << "a stream was not done";
   const Engine& engine = server_->server->engine();
-  while (engine.requests_in_flight() > 0 && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::yield();
   EXPECT_EQ(engine.requests_in_flight(), 0);
   EXPECT_EQ(engine.bytes_in_flight(), 0);
 }

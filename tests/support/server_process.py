@@ -10,6 +10,10 @@ import urllib.request
 STOP_S_MAX = 60
 
 
+class NotStarted(Exception):
+    """The program ended before it was ready; the text is what it said."""
+
+
 class ServerProcess:
     """A server of ours from its ready line to its end. `address` is the first it serves on, `http` where /metrics is."""
 
@@ -22,7 +26,7 @@ class ServerProcess:
         addresses = re.search(r"ready grpc=(\S+)", line)
         if not addresses:
             self.process.wait(STOP_S_MAX)
-            raise RuntimeError(f"{self.name} did not start: {self.log().strip()[-2000:] or line}")
+            raise NotStarted(f"{self.name} did not start: {self.log().strip()[-2000:] or line}")
         self.address = addresses[1].split(",")[0]
         http = re.search(r"http=(\S+)", line)
         self.http = http[1] if http else None
