@@ -46,7 +46,9 @@ Connection::Connection(std::shared_ptr<grpc::Channel> its_channel)
       health(grpc::health::v1::Health::NewStub(channel)) {}
 
 Connections::Connections(ClientOptions client_options)
-    : options(std::move(client_options)), retries(options.retries) {
+    : options(std::move(client_options)),
+      retries(options.retries),
+      throttle(options.retries.sent_per_accepted) {
   KeepGrpc();
   const int count = std::clamp(options.connections, 1, kConnectionsMax);
   for (int i = 0; i < count; ++i) {
@@ -72,12 +74,6 @@ void Connections::Prepare(grpc::ClientContext* context, Deadline deadline,
   context->set_deadline(deadline);
   // Balancers hash it, so that a replica keeps its share of the weights.
   if (!weight.empty()) context->AddMetadata("qmatmul-weight", std::string(weight));
-}
-
-Status Connections::OkAfter(int attempts) {
-  Status status;
-  status.attempts = attempts;
-  return status;
 }
 
 bool Connections::WaitToRepeat(const Status& status, Repeatable repeatable, Deadline deadline) {

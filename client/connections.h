@@ -28,12 +28,14 @@
 #include "client/client.h"
 #include "client/convert.h"
 #include "client/retry.h"
+#include "client/throttle.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "qmatmul/v1/qmatmul.grpc.pb.h"
 
 namespace qmatmul::client {
 
 using Deadline = std::chrono::system_clock::time_point;
+using Clock = std::chrono::steady_clock;
 
 // One connection of the pool, with a stub of each service on it.
 struct Connection {
@@ -65,18 +67,25 @@ class Connections {
   static void Prepare(grpc::ClientContext* context, Deadline deadline, std::string_view weight);
 
   // Every blocking call that fits one attempt in one function goes through here: routing header,
-  // connection, errors, retries. `call(connection, context)` is one attempt.
+  // connection, errors, retries. `call(connection, context)` is one attempt. `its_throttle`: a MatMul's.
   template <class Call>
-  Status Invoke(Deadline deadline, std::string_view weight, Repeatable repeatable, Call call) {
+  Status Invoke(Deadline deadline, std::string_view weight, Repeatable repeatable, Call call,
+                OverloadThrottle* its_throttle = nullptr) {
     if (Status status = CheckId(weight); !status.ok()) return status;
     retries.CallStarts();
     for (int attempts = 1;; ++attempts) {
+      if (auto refusal =
+              its_throttle != nullptr ? its_throttle->Refuse(weight, Clock::now()) : std::nullopt) {
+        refusal->attempts = attempts - 1;
+        return *std::move(refusal);
+      }
       grpc::ClientContext context;
       Prepare(&context, deadline, weight);
       const grpc::Status ended = call(Next(), &context);
-      if (ended.ok()) return OkAfter(attempts);
-      Status status = FromGrpc(ended);
+      Status status = ended.ok() ? Status() : FromGrpc(ended);
+      if (its_throttle != nullptr) its_throttle->Ended(weight, status, Clock::now());
       status.attempts = attempts;
+      if (status.ok()) return status;
       if (!WaitToRepeat(status, repeatable, deadline)) return status;
     }
   }
@@ -106,9 +115,9 @@ class Connections {
 
   const ClientOptions options;
   RetryPolicy retries;
+  OverloadThrottle throttle;
 
  private:
-  static Status OkAfter(int attempts);
   // Sleeps until the next attempt; false when there is to be none.
   bool WaitToRepeat(const Status& status, Repeatable repeatable, Deadline deadline);
 

@@ -18,6 +18,7 @@
 
 #include "client/convert.h"
 #include "client/message.h"
+#include "client/throttle.h"
 #include "google/rpc/status.pb.h"
 
 namespace qmatmul::client {
@@ -83,7 +84,7 @@ struct EncodedCall::Parts {
 
 struct LoadReply::Parts {
   grpc::ByteBuffer* buffer;
-  const grpc::Status* status;
+  const Status* status;
   bool stream;  // the buffer is a StreamMatMulResponse
 };
 
@@ -117,10 +118,10 @@ std::string EncodedCall::message() const {
 }
 size_t EncodedCall::message_bytes() const { return parts_->message.size(); }
 
-LoadReply::LoadReply(Parts* parts, Code code, Clock::time_point sent)
-    : parts_(parts), code_(code), sent_(sent), done_(Clock::now()) {}
+LoadReply::LoadReply(Parts* parts, Clock::time_point sent)
+    : parts_(parts), sent_(sent), done_(Clock::now()) {}
 
-Status LoadReply::status() const { return ok() ? Status() : FromGrpc(*parts_->status); }
+const Status& LoadReply::status() const { return *parts_->status; }
 size_t LoadReply::bytes() const { return parts_->buffer->Length(); }
 
 bool LoadReply::ReadExecution(Execution* execution) const {
@@ -162,7 +163,8 @@ Result<std::vector<Output>> LoadReply::Outputs() const {
 // ---- Sending ----
 
 struct LoadClient::Parts {
-  explicit Parts(LoadOptions load_options) : options(std::move(load_options)) {}
+  explicit Parts(LoadOptions load_options)
+      : options(std::move(load_options)), throttle(options.sent_per_accepted) {}
 
   void Begin() { in_flight.fetch_add(1, std::memory_order_relaxed); }
   void End() {
@@ -175,14 +177,14 @@ struct LoadClient::Parts {
     idle.notify_all();
   }
   // Code, times and reply to the caller. The caller of this ends the call.
-  static void Tell(const LoadDone& done, grpc::ByteBuffer* buffer, const grpc::Status& status,
+  static void Tell(const LoadDone& done, grpc::ByteBuffer* buffer, const Status& status,
                    bool is_stream, LoadReply::Clock::time_point sent) {
     LoadReply::Parts reply{buffer, &status, is_stream};
-    const Code code = status.ok() ? Code::kOk : static_cast<Code>(status.error_code());
-    done(LoadReply(&reply, code, sent));
+    done(LoadReply(&reply, sent));
   }
 
   LoadOptions options;
+  OverloadThrottle throttle;
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   std::vector<std::unique_ptr<grpc::GenericStub>> stubs;
   std::atomic<uint64_t> next{0};
@@ -274,7 +276,7 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
     reply.Swap(&incoming);
     StartRead(&incoming);
     uint64_t id = 0;
-    grpc::Status status;
+    Status status;
     if (!ReadHead(&reply, &id, &status)) return context.TryCancel();
     Pending call;
     {
@@ -289,7 +291,7 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
   }
 
   // The id, and the error of this one request if that is what came.
-  static bool ReadHead(grpc::ByteBuffer* reply, uint64_t* id, grpc::Status* status) {
+  static bool ReadHead(grpc::ByteBuffer* reply, uint64_t* id, Status* status) {
     grpc::ProtoBufferReader reader(reply);
     CodedInputStream in(&reader);
     for (uint32_t tag = in.ReadTag(); tag != 0; tag = in.ReadTag()) {
@@ -300,8 +302,7 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
         google::rpc::Status error;
         if (!EnterMessage(&in, &outer) || !error.ParseFromCodedStream(&in)) return false;
         in.PopLimit(outer);
-        *status = grpc::Status(static_cast<grpc::StatusCode>(error.code()), error.message(),
-                               error.SerializeAsString());
+        *status = FromRpc(error);
       } else if (!WireFormatLite::SkipField(&in, tag)) {
         return false;
       }
@@ -315,9 +316,9 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
       const std::lock_guard lock(owner->mutex);
       lost.swap(pending);
     }
-    const grpc::Status why =
-        !status.ok() ? status
-                     : grpc::Status(grpc::StatusCode::UNKNOWN, "the server ended the stream early");
+    const Status why = !status.ok()
+                           ? FromGrpc(status)
+                           : Refusal(Code::kUnknown, {}, "the server ended the stream early");
     grpc::ByteBuffer none;
     for (auto& [id, call] : lost) Parts::Tell(call.done, &none, why, true, call.sent);
     Parts* const parts = owner;
@@ -397,6 +398,11 @@ void LoadClient::Send(const EncodedCall& call, LoadDone done) {
     }
     return stream->Send(*call.parts_, std::move(done));
   }
+  if (const auto refusal = parts.throttle.Refuse(call.parts_->weight, LoadReply::Clock::now())) {
+    grpc::ByteBuffer none;
+    Parts::Tell(done, &none, *refusal, false, LoadReply::Clock::now());
+    return parts.End();
+  }
   auto* unary = new Unary;
   unary->call = call.parts_;
   unary->done = std::move(done);
@@ -408,7 +414,9 @@ void LoadClient::Send(const EncodedCall& call, LoadDone done) {
   parts.stubs[connection]->UnaryCall(
       &unary->context, unary->call->method, {}, &unary->call->buffer, &unary->reply,
       [unary](const grpc::Status& status) {
-        Parts::Tell(unary->done, &unary->reply, status, false, unary->sent);
+        const Status told = status.ok() ? Status() : FromGrpc(status);
+        unary->owner->throttle.Ended(unary->call->weight, told, LoadReply::Clock::now());
+        Parts::Tell(unary->done, &unary->reply, told, false, unary->sent);
         // Before the call ends: its context holds the channel, and a channel whose last holder is a
         // thread of gRPC's own callback queue makes that thread wait for itself.
         Parts* const owner = unary->owner;

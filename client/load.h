@@ -53,9 +53,9 @@ class LoadReply {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Code code() const { return code_; }
-  bool ok() const { return code_ == Code::kOk; }
-  Status status() const;
+  const Status& status() const;
+  Code code() const { return status().code; }
+  bool ok() const { return status().ok(); }
   size_t bytes() const;
   Clock::time_point sent() const { return sent_; }
   Clock::time_point done() const { return done_; }
@@ -68,9 +68,8 @@ class LoadReply {
  private:
   friend class LoadClient;
   struct Parts;
-  LoadReply(Parts* parts, Code code, Clock::time_point sent);
+  LoadReply(Parts* parts, Clock::time_point sent);
   Parts* parts_;
-  Code code_;
   Clock::time_point sent_, done_;
 };
 
@@ -83,6 +82,9 @@ struct LoadOptions {
   bool stream = false;
   std::chrono::milliseconds timeout{30'000};  // a call's deadline; how long Drain waits for streams
   int64_t message_bytes_max = int64_t{64} << 20;  // both directions
+  // MatMuls are held back as the SDK does it while the server refuses them (RetryOptions); 0: all are sent.
+  // Not those of streams.
+  double sent_per_accepted = 0;
   bool routing_header = false;  // `qmatmul-weight`, for balancers; the SDK always sends it
 };
 
@@ -96,6 +98,7 @@ class LoadClient {
   const LoadOptions& options() const;
   // kUnavailable when a connection did not come up within `wait`.
   Status Connect(std::chrono::milliseconds wait);
+  // A call that is held back has its `done` here and now.
   void Send(const EncodedCall& call, LoadDone done);
   int64_t in_flight() const;
   // Returns when every call sent so far has had its `done`.

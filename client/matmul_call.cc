@@ -40,7 +40,8 @@ Result<Outputs> RunWhole(Connections& connections, const Question& question, Dea
       [&](Connection& c, grpc::ClientContext* context) {
         return grpc::internal::BlockingUnaryCall<grpc::ByteBuffer, grpc::ByteBuffer>(
             c.channel.get(), c.matmul_method, context, request, &reply);
-      });
+      },
+      &connections.throttle);
   if (!status.ok()) return status;
   auto outputs = OutputsOf(&reply, question, question.all());
   if (outputs.ok())
@@ -160,6 +161,8 @@ void MatMulCall::Send(size_t part) {
     failed = failed_;
   }
   if (attempts == 1) connections_.retries.CallStarts();
+  if (auto refusal = connections_.throttle.Refuse(question_.route(), Clock::now()))
+    return PartEnds(part, *std::move(refusal), attempts - 1);
   if (failed) attempt->context.TryCancel();
   attempt->request = RequestOf(question_, rows);
   Connection& connection = connections_.Next();
@@ -183,18 +186,19 @@ void MatMulCall::Answered(size_t part, const grpc::Status& ended) {
     attempts = parts_[part].status.attempts;
     failed = failed_;
   }
+  const Status status = ended.ok() ? Status() : FromGrpc(ended);
+  connections_.throttle.Ended(question_.route(), status, Clock::now());
   if (ended.ok()) {
     auto outputs = OutputsOf(&attempt->reply, question_, rows);
     attempt.reset();
     return PartEnds(part, std::move(outputs), attempts);
   }
   attempt.reset();
-  Status status = FromGrpc(ended);
   const auto wait = failed
                         ? std::nullopt
                         : connections_.retries.Wait(status, Repeatable::kIdempotent, attempts,
                                                     deadline_ - std::chrono::system_clock::now());
-  if (!wait) return PartEnds(part, std::move(status), attempts);
+  if (!wait) return PartEnds(part, status, attempts);
   auto alarm = std::make_shared<grpc::Alarm>();
   alarm->Set(std::chrono::system_clock::now() +
                  std::chrono::duration_cast<std::chrono::system_clock::duration>(*wait),

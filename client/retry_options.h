@@ -17,6 +17,10 @@ struct RetryOptions {
   // brings `budget_per_call`. So retries never add more than a tenth to a server's load for long.
   double budget_max = 10;
   double budget_per_call = 0.1;
+  // While the server refuses MatMuls of a weight for being full, so many are sent for each that it
+  // accepted within the last second (and 10 more); others end with UNAVAILABLE CLIENT_THROTTLED
+  // before they cost it anything. 0: all are sent.
+  double sent_per_accepted = 1.5;
   uint64_t seed = 0;  // of the random waits; 0: another one for each client
 };
 

@@ -17,8 +17,6 @@
 namespace qmatmul::client {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // The stream whose callback this thread is in.
 thread_local const void* current_stream = nullptr;
 

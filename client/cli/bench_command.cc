@@ -183,10 +183,26 @@ void CheckOptionsFit(const Arguments& arguments, bool local) {
     throw Failure(kExitUsage, "--threads needs --in-process: a server's team is its own");
   if (!local && !arguments.Has("--ab")) return;
   const std::string mode = local ? "--in-process" : "--ab";
-  for (const char* name :
-       {"--concurrency", "--rate", "--arrivals", "--mix", "--weight", "--shape", "--together",
-        "--cases", "--verify", "--requests", "--latency-limit-ms", "--stream", "--connections",
-        "--metrics", "--routing-header", "--calls", "--csv", "--out", "--seed"})
+  for (const char* name : {"--concurrency",
+                           "--rate",
+                           "--arrivals",
+                           "--mix",
+                           "--weight",
+                           "--shape",
+                           "--together",
+                           "--cases",
+                           "--verify",
+                           "--requests",
+                           "--latency-limit-ms",
+                           "--stream",
+                           "--connections",
+                           "--metrics",
+                           "--routing-header",
+                           "--throttle",
+                           "--calls",
+                           "--csv",
+                           "--out",
+                           "--seed"})
     if (arguments.Has(name))
       throw Failure(kExitUsage,
                     std::string(name) + " is for loading a server and does not go with " + mode,

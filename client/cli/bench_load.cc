@@ -183,6 +183,12 @@ class LoadBench {
     options.connections = static_cast<int>(arguments_.Integer("--connections", 1, 1, 256));
     options.stream = arguments_.Has("--stream");
     options.routing_header = arguments_.Has("--routing-header");
+    if (arguments_.Has("--throttle")) {
+      if (!arguments_.Has("--rate"))
+        throw Failure(kExitUsage, "--throttle goes with --rate",
+                      "--concurrency waits for replies, which holds calls back by itself");
+      options.sent_per_accepted = client::RetryOptions().sent_per_accepted;
+    }
     load_ = std::make_unique<client::LoadClient>(options);
     if (const auto status = load_->Connect(kConnectWait); !status.ok())
       throw Failure(status, options.server);

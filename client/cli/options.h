@@ -85,6 +85,9 @@ inline constexpr OptionSpec kBenchOptions[] = {
     {"--latency-limit-ms", "L", "server: also count the calls answered within it (goodput)"},
     {"--stream", "", "server: over one StreamMatMul a connection"},
     {"--connections", "N", "server: default 1"},
+    {"--throttle", "",
+     "server, with --rate: hold calls back as the SDK does while the server is full (UNAVAILABLE "
+     "CLIENT_THROTTLED)"},
     {"--routing-header", "", "server: send qmatmul-weight, for balancers that hash it"},
     {"--metrics", "HOST:PORT", "server: its HTTP address; adds its own split of the time"},
     {"--calls", "FILE.csv", "server: every call of the last run, a line each"},

@@ -154,7 +154,7 @@ TEST(Retry, AFullServerGetsATenthMoreCallsAtMost) {
   FakeServer server;
   std::atomic<int> refusals = 1'000'000;
   RefuseFirst(&server, &refusals, 1);
-  Client client({.server = server.address(), .retries = {.backoff = 0ms}});
+  Client client({.server = server.address(), .retries = {.backoff = 0ms, .sent_per_accepted = 0}});
   for (int i = 0; i < 100; ++i)
     EXPECT_FALSE(client.MatMul("w", OneRow(), {.dtype = DataType::kInt32}).ok());
   // 10 tokens at the start, 100 calls that bring a tenth each (and the rounding of those at the top).

@@ -115,7 +115,8 @@ def metrics_cost(machine):
 
 
 def saturation(machine):
-    """10 x capacity for 60 s, M=1, K=N=16384: goodput over the peak, refusals, memory, recovery"""
+    """10 x capacity for 60 s, M=1, K=N=16384, by clients that throttle as the SDK does: goodput over the peak, refusals,
+    memory, recovery; and goodput by clients that do not"""
     server = machine.server()
     weight = machine.register(server, "w", 16384, 16384)
     options = ("--weight", weight, "--rows", 1, "--connections", 4)
@@ -127,8 +128,8 @@ def saturation(machine):
     probe = _background(machine, server.address, *options, "--rate", 10, "--arrivals", "constant", "--seconds",
                         seconds + 8, "--calls", calls)
     time.sleep(1)
-    load = machine.bench(server.address, *options, "--rate", 10 * peak["qps"], "--seconds", seconds, "--timeout", 30,
-                         timeout=seconds + 120)
+    hard = (*options, "--rate", 10 * peak["qps"], "--timeout", 30)
+    load = machine.bench(server.address, *hard, "--throttle", "--seconds", seconds, timeout=seconds + 120)
     probed = _end(probe)
     end_ns = load["unix_start_ns"] + load["seconds"] * 1e9 - probed["unix_start_ns"]
     slow_ns = 5e3 * idle["latency_us"]["p99"]
@@ -140,6 +141,11 @@ def saturation(machine):
                "refused_p50_us": load["error_latency_us"]["p50"], "refused_p99_us": load["error_latency_us"]["p99"],
                "late_sends": load["late_sends"]}
     yield "saturation_goodput", load["qps"] / peak["qps"], ">= 0.8", details
+    # What a client without the SDK's throttle leaves of it, on the same cores as the server.
+    rude = machine.bench(server.address, *hard, "--seconds", seconds / 3, timeout=seconds + 120)
+    yield "saturation_goodput_unthrottled", rude["qps"] / peak["qps"], "printed", {
+        "offered_qps": round(rude["sent"] / rude["seconds"], 1), "errors": rude["errors"],
+        "refused_p99_us": rude["error_latency_us"]["p99"]}
     unavailable = sum(count for name, count in load["errors"].items() if name.startswith("UNAVAILABLE"))
     yield "saturation_refused_as_unavailable", unavailable / max(load["failed"], 1), ">= 1", details
     yield "saturation_refused_p99_ms", load["error_latency_us"]["p99"] / 1e3, "<= 1000 ms", details
