@@ -17,6 +17,7 @@ from . import dtypes, errors, messages, records, split, stream
 from .messages import OutputLike
 from .request import ChainStep, Prepared, Request
 from .retry import Repeatable, RetryOptions, RetryPolicy, call_with_retries
+from .throttle import OverloadThrottle
 from .v1 import qmatmul_pb2 as pb
 from .weights import CHUNK_BYTES_MAX, PlainWeight, plain_weight
 
@@ -65,6 +66,7 @@ class Client:
         self._metadata = tuple(metadata)
         self._message_bytes_max = message_bytes_max
         self._retries = RetryPolicy(retries)
+        self._throttle = OverloadThrottle(retries.sent_per_accepted)
         self._columns: Dict[str, int] = {}  # n of weights, learned when a reply did not fit; guarded by _lock
         self._lock = threading.Lock()
         self._methods = dict(_methods(self._channel))
@@ -311,7 +313,7 @@ class Client:
         # Balancers hash this header, so that each replica keeps its share of the weights.
         header = (("qmatmul-weight", request.route),) if request.route else ()
         left_s = max(0.0, deadline - time.monotonic())
-        reply = self._call("MatMulService/MatMul", request.message(*rows), left_s, header=header)
+        reply = self._call("MatMulService/MatMul", request.message(*rows), left_s, header=header, throttled=request.route)
         return [messages.result(output) for output in reply.outputs]
 
     def _known_columns(self, request: Prepared) -> Dict[str, int]:
@@ -382,15 +384,24 @@ class Client:
         timeout_s: Optional[float],
         repeatable: Repeatable = Repeatable.IDEMPOTENT,
         header: Sequence[Tuple[str, str]] = (),
+        throttled: str = "",
     ) -> Any:
-        """Calls a method by its short name; a callable request is a stream that each attempt starts anew."""
+        """Calls a method by its short name; a callable request is a stream that each attempt starts anew. `throttled` is
+        the weight for which a full server is spared calls."""
 
         def attempt(seconds_left: float) -> Any:
+            if throttled and (refusal := self._throttle.refuse(throttled, time.monotonic())):
+                raise refusal
             message = request() if callable(request) else request
+            seen: Optional[errors.QmatmulError] = None
             try:
                 return self._methods[method](message, timeout=seconds_left, metadata=(*self._metadata, *header))
             except grpc.RpcError as error:
-                raise errors.from_rpc_error(error) from None
+                seen = errors.from_rpc_error(error)
+                raise seen from None
+            finally:
+                if throttled:
+                    self._throttle.ended(throttled, seen, time.monotonic())
 
         return call_with_retries(
             attempt, self._timeout_s if timeout_s is None else timeout_s, self._retries, repeatable

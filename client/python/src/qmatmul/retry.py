@@ -24,6 +24,9 @@ class RetryOptions:
       backoff_s, backoff_max_s: retry number i waits what the server asked for and a random time of up to
         min(backoff_max_s, backoff_s * 2**(i - 1)) more.
       budget_max, budget_per_call: a retry takes one token of at most budget_max, a call brings budget_per_call.
+      sent_per_accepted: while the server refuses matmuls of a weight for being full, so many are sent for each that it
+        accepted within the last second (and 10 more); others raise Unavailable CLIENT_THROTTLED before they cost it
+        anything. 0: all are sent.
       seed: of the random waits, for tests.
     """
 
@@ -32,6 +35,7 @@ class RetryOptions:
     backoff_max_s: float = 2.0
     budget_max: float = 10.0
     budget_per_call: float = 0.1
+    sent_per_accepted: float = 1.5
     seed: Optional[int] = None
 
 
@@ -95,7 +99,8 @@ def call_with_retries(
         try:
             return attempt(max(0.0, deadline - now()))
         except QmatmulError as error:
-            error.attempts = attempts
+            # What the throttle refused was not sent.
+            error.attempts = attempts - (error.reason == "CLIENT_THROTTLED")
             wait = policy.wait_s(error, repeatable, attempts, deadline - now())
             if wait is None:
                 raise
