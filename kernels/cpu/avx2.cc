@@ -16,7 +16,9 @@
 // for as many lines as fit below 32,768 (8 lines of INT4, 64 of INT2), then widened by vpmaddwd.
 // One pass covers all 16 columns.
 //
-// The row steps are asm blocks: GCC 12 spills accumulators of the same intrinsics in some files.
+// The row steps are asm blocks: GCC 12 spills accumulators of the same intrinsics in some files. Four lines
+// a turn of the loop: the tile is bound by what a core can take in a cycle, the loop's own counting
+// included, the more so where another hardware thread shares it.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -71,32 +73,47 @@ inline void Store(int32_t* c, __m256i sums, bool accumulate) {
   _mm256_storeu_si256(to, sums);
 }
 
-// Eight columns of a panel; `b` points at the first of them.
-template <int kRows>
+// One line of eight columns, for all rows from kRow on.
+template <int kRows, int kRow>
+[[gnu::always_inline]] inline void AddRows(const int16_t* a, __m256i b_left, __m256i b_right,
+                                           __m256i (&left)[kRows], __m256i (&right)[kRows]) {
+  __m256i x, y;
+  asm("vpbroadcastq %[a], %[x]\n\t"
+      "vpmaddwd %[bl], %[x], %[y]\n\t"
+      "vpmaddwd %[br], %[x], %[x]\n\t"
+      "vpaddd %[y], %[cl], %[cl]\n\t"
+      "vpaddd %[x], %[cr], %[cr]"
+      : [cl] "+x"(left[kRow]), [cr] "+x"(right[kRow]), [x] "=&x"(x), [y] "=&x"(y)
+      : [a] "m"(*reinterpret_cast<const int64_t(*)[1]>(a + 4 * kRow)), [bl] "x"(b_left),
+        [br] "x"(b_right));
+  if constexpr (kRow + 1 < kRows) AddRows<kRows, kRow + 1>(a, b_left, b_right, left, right);
+}
+
+// Eight columns of a panel; `b` points at the first of them. The other half fetches nothing ahead: its lines
+// are the same.
+template <int kRows, bool kPrefetch>
 inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
   __m256i left[kRows], right[kRows];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) left[r] = right[r] = _mm256_setzero_si256();
   const auto* a = static_cast<const int16_t*>(t.strip);
   const uint8_t* ahead = t.prefetch;
-  for (int64_t step = 0; step < t.lines; ++step) {
-    const __m256i b_left = LoadWidened(b), b_right = LoadWidened(b + 16);
-    _mm_prefetch(ahead, _MM_HINT_T0);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      __m256i x, y;
-      asm("vpbroadcastq %[a], %[x]\n\t"
-          "vpmaddwd %[bl], %[x], %[y]\n\t"
-          "vpmaddwd %[br], %[x], %[x]\n\t"
-          "vpaddd %[y], %[cl], %[cl]\n\t"
-          "vpaddd %[x], %[cr], %[cr]"
-          : [cl] "+x"(left[r]), [cr] "+x"(right[r]), [x] "=&x"(x), [y] "=&x"(y)
-          : [a] "m"(*reinterpret_cast<const int64_t(*)[1]>(a + 4 * r)), [bl] "x"(b_left),
-            [br] "x"(b_right));
+  int64_t lines = t.lines;
+  for (; lines >= 4; lines -= 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kPrefetch) _mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
+      AddRows<kRows, 0>(a + 4 * kRows * i, LoadWidened(b + 64 * i), LoadWidened(b + 64 * i + 16),
+                        left, right);
     }
+    a += 16 * kRows;
+    b += 256;
+    ahead += 256;
+  }
+  for (; lines > 0; --lines) {
+    AddRows<kRows, 0>(a, LoadWidened(b), LoadWidened(b + 16), left, right);
     a += 4 * kRows;
     b += 64;
-    ahead += 64;
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) Store(c + r * t.ldc, Fold(left[r], right[r]), t.accumulate);
@@ -105,8 +122,8 @@ inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
 template <int kRows>
 void Panel(const TileArgs& t) {
   auto* c = static_cast<int32_t*>(t.c);
-  HalfPanel<kRows>(t, t.panel, c);
-  HalfPanel<kRows>(t, t.panel + 32, c + 8);
+  HalfPanel<kRows, true>(t, t.panel, c);
+  HalfPanel<kRows, false>(t, t.panel + 32, c + 8);
 }
 
 void Run(const TileArgs& t) {

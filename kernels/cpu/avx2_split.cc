@@ -26,12 +26,35 @@ namespace {
 
 alignas(32) constexpr int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
+inline __m256i Load(const uint8_t* line) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(line));
+}
+
 inline void Store(int32_t* c, __m256i sums, bool accumulate) {
   auto* to = reinterpret_cast<__m256i*>(c);
   if (accumulate) sums = _mm256_add_epi32(sums, _mm256_loadu_si256(to));
   _mm256_storeu_si256(to, sums);
 }
 
+// One line, for all rows from kRow on.
+template <int kRows, int kRow>
+[[gnu::always_inline]] inline void AddRows(const uint8_t* a, __m256i b_left, __m256i b_right,
+                                           __m256i (&left)[kRows], __m256i (&right)[kRows]) {
+  __m256i x, y;
+  asm("vpbroadcastd %[a], %[x]\n\t"
+      "vpmaddubsw %[bl], %[x], %[y]\n\t"
+      "vpmaddubsw %[br], %[x], %[x]\n\t"
+      "vpmaddwd %[ones], %[y], %[y]\n\t"
+      "vpmaddwd %[ones], %[x], %[x]\n\t"
+      "vpaddd %[y], %[cl], %[cl]\n\t"
+      "vpaddd %[x], %[cr], %[cr]"
+      : [cl] "+x"(left[kRow]), [cr] "+x"(right[kRow]), [x] "=&x"(x), [y] "=&x"(y)
+      : [a] "m"(*reinterpret_cast<const int32_t(*)[1]>(a + 4 * kRow)), [bl] "x"(b_left),
+        [br] "x"(b_right), [ones] "m"(kOnes));
+  if constexpr (kRow + 1 < kRows) AddRows<kRows, kRow + 1>(a, b_left, b_right, left, right);
+}
+
+// Four lines a turn of the loop, as in avx2.cc.
 template <int kRows>
 void Tile(const TileArgs& t) {
   __m256i left[kRows], right[kRows];
@@ -40,27 +63,22 @@ void Tile(const TileArgs& t) {
   const auto* a = static_cast<const uint8_t*>(t.strip);
   const uint8_t* line = t.panel;
   const uint8_t* ahead = t.prefetch;
-  for (int64_t i = 0; i < t.lines; ++i) {
-    const __m256i b_left = _mm256_load_si256(reinterpret_cast<const __m256i*>(line));
-    const __m256i b_right = _mm256_load_si256(reinterpret_cast<const __m256i*>(line + 32));
-    _mm_prefetch(ahead, _MM_HINT_T0);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      __m256i x, y;
-      asm("vpbroadcastd %[a], %[x]\n\t"
-          "vpmaddubsw %[bl], %[x], %[y]\n\t"
-          "vpmaddubsw %[br], %[x], %[x]\n\t"
-          "vpmaddwd %[ones], %[y], %[y]\n\t"
-          "vpmaddwd %[ones], %[x], %[x]\n\t"
-          "vpaddd %[y], %[cl], %[cl]\n\t"
-          "vpaddd %[x], %[cr], %[cr]"
-          : [cl] "+x"(left[r]), [cr] "+x"(right[r]), [x] "=&x"(x), [y] "=&x"(y)
-          : [a] "m"(*reinterpret_cast<const int32_t(*)[1]>(a + 4 * r)), [bl] "x"(b_left),
-            [br] "x"(b_right), [ones] "m"(kOnes));
+  int64_t lines = t.lines;
+  for (; lines >= 4; lines -= 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      _mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
+      AddRows<kRows, 0>(a + 4 * kRows * i, Load(line + 64 * i), Load(line + 64 * i + 32), left,
+                        right);
     }
+    a += 16 * kRows;
+    line += 256;
+    ahead += 256;
+  }
+  for (; lines > 0; --lines) {
+    AddRows<kRows, 0>(a, Load(line), Load(line + 32), left, right);
     a += 4 * kRows;
     line += 64;
-    ahead += 64;
   }
   auto* c = static_cast<int32_t*>(t.c);
 #pragma GCC unroll 6
