@@ -370,10 +370,7 @@ TEST(CudaChoice, WithoutMeasurementsTheDeviceIsTheLastToBeAsked) {
   const std::vector<std::string> runs(CudaKernels().size());
   KernelChoices choices(runs, "");
   EXPECT_GE(choices.CallNs({1, 64, 64}), 1e12);
-  bool fell_back = false;
-  const auto form_of = [&](int64_t rows) {
-    return choices.Select({rows, 64, 64}, &fell_back)->kernel->form;
-  };
+  const auto form_of = [&](int64_t rows) { return choices.Select({rows, 64, 64}).kernel->form; };
   EXPECT_EQ(form_of(1), Form::kGemv);
   EXPECT_EQ(form_of(8), Form::kGemv);
   EXPECT_EQ(form_of(9), Form::kMma);
@@ -384,7 +381,7 @@ TEST(CudaChoice, WithoutMeasurementsTheDeviceIsTheLastToBeAsked) {
   choices.SetCosts({100.0, 1.0, 1.0});
   EXPECT_EQ(form_of(1), Form::kGemv);  // mma computes sixteen rows
   EXPECT_EQ(choices.CallNs({1, 64, 64}), 100.0 + 64 + 64 * 4 + 64 * 64);
-  EXPECT_FALSE(fell_back);
+  EXPECT_FALSE(choices.Select({1, 64, 64}).fell_back);
 }
 
 // More callers than lanes.
