@@ -92,11 +92,17 @@ std::vector<KernelChoices::Ranked> KernelChoices::Rank(const ProductSize& size) 
 }
 
 KernelChoices::Choice KernelChoices::Select(const ProductSize& size) const {
+  const bool measured = IsMeasured(size);
   Choice choice;
-  for (const Ranked& r : Rank(size)) {
-    if (!list_.IsUsable(r.index)) break;
-    if (choice.kernel == nullptr) choice.kernel = r.kernel;
-    choice.fell_back |= list_.IsQuarantined(r.index, size.rows);
+  Merit best{};
+  for (size_t i = 0; i < rates_.size(); ++i) {
+    const CudaKernel& kernel = CudaKernels()[i];
+    if (!kernel.fits(size.weight, size.arithmetic) || !list_.IsUsable(i)) continue;
+    const Merit merit = MeritOf(i, size, measured);
+    choice.fell_back |= !merit.sound;
+    if (choice.kernel != nullptr && !merit.Beats(best)) continue;
+    choice.kernel = &kernel;
+    best = merit;
   }
   return choice;
 }

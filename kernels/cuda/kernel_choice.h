@@ -52,7 +52,7 @@ class KernelChoices {
   void SetRates(size_t index, const KernelRates& rates) { rates_[index] = rates; }
   void SetCosts(const CallCosts& costs) { costs_ = costs; }
 
-  // The best.
+  // The best. Allocates nothing: it is asked for every call.
   Choice Select(const ProductSize& size) const;
   // All of that kind, best first.
   std::vector<Ranked> Rank(const ProductSize& size) const;
