@@ -12,8 +12,7 @@ bool IsListed(std::string_view list, std::string_view name) {
     std::string_view item = list.substr(0, comma);
     while (item.starts_with(' ')) item.remove_prefix(1);
     while (item.ends_with(' ')) item.remove_suffix(1);
-    if (!item.empty() && name.starts_with(item) &&
-        (name.size() == item.size() || name[item.size()] == '.'))
+    if (name.starts_with(item) && (name.size() == item.size() || name[item.size()] == '.'))
       return true;
     list.remove_prefix(std::min(comma + 1, list.size()));
   }
