@@ -47,6 +47,8 @@ struct KernelInfo {
   std::string layout;      // the packed layout it reads
   DataType weight = DataType::kUnspecified;  // the weight type it multiplies by
   Arithmetic arithmetic = Arithmetic::kW8A8;
+
+  bool usable() const { return supported && !disabled; }
 };
 
 // A kernel put aside for some rows because it gave a wrong result.

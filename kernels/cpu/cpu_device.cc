@@ -50,28 +50,19 @@ CpuDevice::CpuDevice(const DeviceOptions& options, const CpuFeatures& features,
   info_.features = features.Names();
   ProveKernels();
   std::vector<const MicroKernel*> usable;
-  for (const KernelState& state : selector_.states())
-    if (state.usable()) usable.push_back(state.kernel);
+  for (size_t i = 0; i < table.size(); ++i)
+    if (selector_.list().IsUsable(i)) usable.push_back(table[i]);
   selector_.UseCalibration(Calibration::Load(options.calibration_file, usable, &team_));
 }
 
 void CpuDevice::ProveKernels() {
   for (const KernelInfo& kernel : Kernels()) {
-    if (!kernel.supported || kernel.disabled) continue;
+    if (!kernel.usable()) continue;
     for (const int64_t rows : {1, 13, 37}) {  // one of each row class, none a multiple of a tile
       const std::string difference = ProveKernel(this, kernel, rows);
       if (!difference.empty()) Quarantine(kernel.name, rows, difference);
     }
   }
-}
-
-std::vector<KernelInfo> CpuDevice::Kernels() const {
-  std::vector<KernelInfo> kernels;
-  for (const KernelState& s : selector_.states())
-    kernels.push_back({s.kernel->name, s.supported, s.disabled, s.reason,
-                       std::string(LayoutOf(s.kernel->weight)), s.kernel->weight,
-                       s.kernel->arithmetic});
-  return kernels;
 }
 
 Fault CpuDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
@@ -111,27 +102,6 @@ KernelQuery CpuDevice::QueryOf(int64_t rows, const CpuPackedWeight& weight, Arit
   return query;
 }
 
-Fault CpuDevice::Choose(const KernelQuery& query, std::string_view forced,
-                        KernelSelector::Choice* choice) const {
-  if (forced.empty()) {
-    *choice = selector_.Select(query);
-    return {};
-  }
-  *choice = {};
-  if (Fault f = selector_.Find(forced, query.rows, &choice->state); !f.ok()) return f;
-  const MicroKernel& kernel = *choice->state->kernel;
-  if (kernel.fits(query.weight, query.arithmetic)) {
-    if (const KernelCost* cost = selector_.calibration().find(kernel); cost != nullptr)
-      choice->work_ns = selector_.calibration().WorkNs(kernel, *cost, query);
-    return {};
-  }
-  return {FaultKind::kInternal, "LAYOUT_MISMATCH",
-          "kernel " + std::string(forced) + " reads " + std::string(LayoutOf(kernel.weight)) +
-              " weights for " + std::string(NameOf(kernel.arithmetic)) + ", not " +
-              std::string(LayoutOf(query.weight)) + " for " +
-              std::string(NameOf(query.arithmetic))};
-}
-
 Fault CpuDevice::MakeLots(const Work& work, size_t step, int64_t rows, Lots* lots,
                           RunReport* report) const {
   const WorkStep& s = work.steps[step];
@@ -145,11 +115,11 @@ Fault CpuDevice::MakeLots(const Work& work, size_t step, int64_t rows, Lots* lot
       return Mismatch(*s.weights[i], LayoutOf(s.weights[i]->spec()));
     const auto* packed = static_cast<const CpuPackedWeight*>(s.weights[i].get());
     KernelSelector::Choice choice;
-    if (Fault f = Choose(QueryOf(rows, *packed, s.arithmetic, 1), work.kernel, &choice); !f.ok())
-      return f;
+    const KernelQuery query = QueryOf(rows, *packed, s.arithmetic, 1);
+    if (Fault f = selector_.Choose(query, work.kernel, &choice); !f.ok()) return f;
     if (choice.fell_back) report->fallback = "quarantine";
-    report->kernels[step + i] = choice.state->name;
-    chosen[i] = {choice.state->kernel, packed, i};
+    report->kernels[step + i] = choice.kernel->name;
+    chosen[i] = {choice.kernel, packed, i};
     work_ns[i] = choice.work_ns.value_or(kUnmeasuredNs);
   }
   report->kernel = report->kernels[0];
@@ -218,17 +188,9 @@ void CpuDevice::RunLots(const Work& work, size_t step, const Lots& lots,
 std::vector<KernelChoice> CpuDevice::Explain(
     int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
     Arithmetic arithmetic, std::string_view forced) const {
-  std::vector<KernelChoice> choices;
-  std::vector<DataType> types;
-  for (const auto& weight : weights) {
-    const DataType type = weight->spec().dtype;
-    if (std::find(types.begin(), types.end(), type) != types.end()) continue;
-    types.push_back(type);
-    ExplainType(rows, weights, type, arithmetic, forced, &choices);
-  }
-  std::stable_partition(choices.begin(), choices.end(),
-                        [](const KernelChoice& c) { return c.chosen; });
-  return choices;
+  return ExplainEachType(weights, [&](DataType type, std::vector<KernelChoice>* choices) {
+    ExplainType(rows, weights, type, arithmetic, forced, choices);
+  });
 }
 
 // All members where the prediction says that they pay for their waking, else one: the more of them share
@@ -256,23 +218,15 @@ void CpuDevice::ExplainType(int64_t rows,
     query.weight_bytes += packed->panels() * packed->panel_bytes();
   }
   KernelSelector::Choice made;
-  const Fault fault = Choose(query, forced, &made);
+  if (!selector_.Choose(query, forced, &made).ok()) made = {};
   for (const KernelSelector::Ranked& r : selector_.Rank(query)) {
-    const bool eligible = r.state->usable() && !r.quarantined;
-    KernelChoice choice{r.state->kernel->name, eligible, false, {}, r.state->reason};
-    choice.chosen = fault.ok() && r.state == made.state;
-    if (r.predicted_ns) choice.predicted_ns = int64_t(*r.predicted_ns);
-    if (r.quarantined) {
-      choice.reason = "quarantined for " + std::string(NameOf(RowClassOf(rows))) + " rows";
-    } else if (choice.chosen) {
-      choice.reason = forced.empty() ? "least predicted time of the forms made for these rows"
-                                     : "forced by the request";
-    } else if (choice.eligible) {
-      choice.reason = r.state->kernel->mr == 1 && rows > 1
-                          ? "computes one row at a time"
-                          : "predicted or ranked behind the choice";
-    }
-    choices->push_back(std::move(choice));
+    const bool chosen = r.kernel == made.kernel;
+    std::string_view why = "predicted or ranked behind the choice";
+    if (chosen && !forced.empty()) why = "forced by the request";
+    else if (chosen) why = "least predicted time of the forms made for these rows";
+    else if (r.kernel->mr == 1 && rows > 1) why = "computes one row at a time";
+    choices->push_back(selector_.list().Explain(r.index, rows, chosen, why));
+    if (r.predicted_ns) choices->back().predicted_ns = int64_t(*r.predicted_ns);
   }
 }
 
@@ -285,13 +239,5 @@ int64_t CpuDevice::PredictNs(int64_t rows, const PackedWeight& weight, Arithmeti
   const double work_ns = choice.work_ns.value_or(0);
   return int64_t(selector_.calibration().RunNs(work_ns, MembersFor(work_ns, available)));
 }
-
-std::vector<QuarantineInfo> CpuDevice::Quarantined() const { return selector_.Quarantined(); }
-
-void CpuDevice::Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) {
-  selector_.Quarantine(kernel, RowClassOf(rows), reason);
-}
-
-bool CpuDevice::Rearm(std::string_view key) { return selector_.Rearm(key); }
 
 }  // namespace qmatmul::cpu

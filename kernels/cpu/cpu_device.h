@@ -26,7 +26,7 @@ class CpuDevice final : public Device {
             std::span<const MicroKernel* const> table = MicroKernels());
 
   const DeviceInfo& info() const override { return info_; }
-  std::vector<KernelInfo> Kernels() const override;
+  std::vector<KernelInfo> Kernels() const override { return selector_.list().kernels(); }
   Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) override;
   Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                std::span<int8_t> out) const override;
@@ -36,9 +36,13 @@ class CpuDevice final : public Device {
                                     Arithmetic arithmetic, std::string_view forced) const override;
   int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
                     int threads) const override;
-  std::vector<QuarantineInfo> Quarantined() const override;
-  void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) override;
-  bool Rearm(std::string_view key) override;
+  std::vector<QuarantineInfo> Quarantined() const override {
+    return selector_.list().Quarantined();
+  }
+  void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) override {
+    selector_.list().Quarantine(kernel, rows, reason);
+  }
+  bool Rearm(std::string_view key) override { return selector_.list().Rearm(key); }
 
   const KernelSelector& selector() const { return selector_; }
 
@@ -55,9 +59,6 @@ class CpuDevice final : public Device {
   void ProveKernels();
   KernelQuery QueryOf(int64_t rows, const CpuPackedWeight& weight, Arithmetic arithmetic,
                       int members) const;
-  // The forced kernel, or the best. LAYOUT_MISMATCH when the forced one reads other weights.
-  Fault Choose(const KernelQuery& query, std::string_view forced,
-               KernelSelector::Choice* choice) const;
   // The lots of step `step`, for `rows` rows at a time; notes their kernels in the report.
   Fault MakeLots(const Work& work, size_t step, int64_t rows, Lots* lots, RunReport* report) const;
   // Dense outputs of one step.

@@ -162,8 +162,8 @@ void Batch::PlaceWork() {
     for (size_t w = 0; w < step.products.size(); ++w) {
       Product& product = step.products[w];
       product.plan =
-          PlanProduct(*kernels_[s][w]->kernel, WeightOf(s, w).args(),
-                      step.forms[product.form].row_bytes, rows_, gpu_->info().multiprocessors);
+          PlanProduct(*kernels_[s][w], WeightOf(s, w).args(), step.forms[product.form].row_bytes,
+                      rows_, gpu_->info().multiprocessors);
       floats = std::max(floats, product.plan.float_bytes);
       partial_bytes_ = std::max(partial_bytes_, product.plan.partial_bytes);
       ticket_bytes_ = std::max(ticket_bytes_, product.plan.ticket_bytes);

@@ -23,14 +23,14 @@
 #include <vector>
 
 #include "kernels/cuda/gpu.h"
-#include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/packed_weight.h"
+#include "kernels/cuda/product_plan.h"
 #include "kernels/device.h"
 
 namespace qmatmul::cuda {
 
 // A kernel for each weight of a step.
-using StepKernels = std::array<const KernelChoices::State*, kWeightsPerCallMax>;
+using StepKernels = std::array<const CudaKernel*, kWeightsPerCallMax>;
 
 // Rows [row_begin, row_begin + rows) of a segment's request, at a place of the tile.
 struct TilePart {

@@ -112,15 +112,15 @@ KernelRates FitKernel(Device* device, const CudaKernel& kernel, double call_ns) 
 
 void FitCosts(Device* device, KernelChoices* choices) {
   double call_ns = 0;
-  for (size_t i = 0; i < choices->states().size(); ++i) {
-    const KernelChoices::State& state = choices->states()[i];
-    if (!state.usable()) continue;
+  for (size_t i = 0; i < CudaKernels().size(); ++i) {
+    if (!choices->list().IsUsable(i)) continue;
+    const CudaKernel& kernel = CudaKernels()[i];
     if (call_ns == 0) {
-      const CallCosts costs = FitCall(device, *state.kernel);
+      const CallCosts costs = FitCall(device, kernel);
       choices->SetCosts(costs);
       call_ns = costs.call_ns;
     }
-    choices->SetRates(i, FitKernel(device, *state.kernel, call_ns));
+    choices->SetRates(i, FitKernel(device, kernel, call_ns));
   }
 }
 

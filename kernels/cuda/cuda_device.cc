@@ -69,6 +69,13 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options,
 
 std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
                                              const DeviceOptions& options, std::string* why_not) {
+  const auto is_listed = [&options](const CudaKernel& kernel) {
+    return IsListed(options.disabled_kernels, kernel.name);
+  };
+  if (std::all_of(CudaKernels().begin(), CudaKernels().end(), is_listed)) {
+    *why_not = "every kernel is disabled by configuration (QMATMUL_DISABLE_KERNELS)";
+    return nullptr;
+  }
   std::vector<std::string> broken;
   for (;;) {
     auto gpu = std::make_shared<Gpu>(std::move(runtime));
@@ -77,10 +84,6 @@ std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
       return nullptr;
     }
     std::unique_ptr<CudaDevice> device(new CudaDevice(gpu, options, broken));
-    if (device->choices_.all_disabled()) {
-      *why_not = "every kernel is disabled by configuration (QMATMUL_DISABLE_KERNELS)";
-      return nullptr;
-    }
     const std::string guilty = device->ProveKernels();
     if (guilty.empty()) {
       FitCosts(device.get(), &device->choices_);
@@ -95,34 +98,24 @@ std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
 }
 
 std::string CudaDevice::ProveKernels() {
-  for (const KernelChoices::State& state : choices_.states()) {
-    if (!state.usable()) continue;
-    const KernelInfo kernel{
-        state.name, true, false, "", "", state.kernel->weight, state.kernel->arithmetic};
+  for (const KernelInfo& kernel : Kernels()) {
+    if (!kernel.usable()) continue;
     for (const int64_t rows : {1, 13, 77}) {  // one of each class, none a multiple of a tile
       const std::string difference = ProveKernel(this, kernel, rows);
       if (!difference.empty()) Quarantine(kernel.name, rows, difference);
     }
-    if (gpu_->lost()) return state.name;
+    if (gpu_->lost()) return kernel.name;
   }
   // After mma has been proved.
-  for (const KernelChoices::State& state : choices_.states()) {
-    if (!state.usable() || state.kernel->form != Form::kWgmma) continue;
-    const std::string difference = CompareKernels(this, state.name, kMmaInt8);
+  for (size_t i = 0; i < CudaKernels().size(); ++i) {
+    const CudaKernel& kernel = CudaKernels()[i];
+    if (!choices_.list().IsUsable(i) || kernel.form != Form::kWgmma) continue;
+    const std::string difference = CompareKernels(this, kernel.name, kMmaInt8);
     for (const int64_t rows : {1, 13, 77})
-      if (!difference.empty()) Quarantine(state.name, rows, difference);
-    if (gpu_->lost()) return state.name;
+      if (!difference.empty()) Quarantine(kernel.name, rows, difference);
+    if (gpu_->lost()) return std::string(kernel.name);
   }
   return "";
-}
-
-std::vector<KernelInfo> CudaDevice::Kernels() const {
-  std::vector<KernelInfo> kernels;
-  for (const KernelChoices::State& s : choices_.states())
-    kernels.push_back({s.name, s.supported, s.disabled, s.reason,
-                       std::string(LayoutOf(s.kernel->weight)), s.kernel->weight,
-                       s.kernel->arithmetic});
-  return kernels;
 }
 
 Fault CudaDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
@@ -148,6 +141,21 @@ Fault CudaDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_
   return UnpackWeight(*packed, gpu_.get(), k_begin, k_end, out);
 }
 
+Fault CudaDevice::ChooseOne(const ProductSize& size, std::string_view layout,
+                            std::string_view forced, KernelChoices::Choice* choice) const {
+  if (!forced.empty()) {
+    size_t index = 0;
+    if (Fault f = choices_.list().Find(forced, size.rows, &index); !f.ok()) return f;
+    *choice = {&CudaKernels()[index], false};
+    return choices_.list().CheckFits(index, size.weight, layout, size.arithmetic);
+  }
+  *choice = choices_.Select(size);
+  if (choice->kernel != nullptr) return {};
+  return {FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED",
+          "device " + info_.id + " has no kernel for " + std::string(NameOf(size.weight)) +
+              " weights; ListKernels shows those that can run"};
+}
+
 Fault CudaDevice::Choose(const Work& work, int64_t rows, std::vector<StepKernels>* kernels,
                          RunReport* report) const {
   kernels->resize(work.steps.size());
@@ -158,25 +166,14 @@ Fault CudaDevice::Choose(const Work& work, int64_t rows, std::vector<StepKernels
       const auto* packed = dynamic_cast<const CudaPackedWeight*>(step.weights[w].get());
       if (packed == nullptr || packed->gpu() != gpu_.get()) return Mismatch(*step.weights[w]);
       const WeightSpec& spec = packed->spec();
-      const KernelChoices::State* state = nullptr;
-      if (work.kernel.empty()) {
-        bool fell_back = false;
-        state = choices_.Select({rows, spec.k, spec.n, spec.dtype, step.arithmetic}, &fell_back);
-        if (fell_back) report->fallback = "quarantine";
-        if (state == nullptr)
-          return {FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED",
-                  "device " + info_.id + " has no kernel for " + std::string(NameOf(spec.dtype)) +
-                      " weights; ListKernels shows those that can run"};
-      } else if (Fault fault = choices_.Find(work.kernel, rows, &state); !fault.ok()) {
-        return fault;
-      } else if (!state->kernel->fits(spec.dtype, step.arithmetic)) {
-        return {FaultKind::kInternal, "LAYOUT_MISMATCH",
-                "kernel " + state->name + " reads " + std::string(LayoutOf(state->kernel->weight)) +
-                    " weights for " + std::string(NameOf(state->kernel->arithmetic)) + ", not " +
-                    packed->layout() + " for " + std::string(NameOf(step.arithmetic))};
-      }
-      (*kernels)[s][w] = state;
-      report->kernels[s + w] = state->name;
+      KernelChoices::Choice choice;
+      if (Fault f = ChooseOne({rows, spec.k, spec.n, spec.dtype, step.arithmetic}, packed->layout(),
+                              work.kernel, &choice);
+          !f.ok())
+        return f;
+      if (choice.fell_back) report->fallback = "quarantine";
+      (*kernels)[s][w] = choice.kernel;
+      report->kernels[s + w] = choice.kernel->name;
     }
   }
   report->kernel = report->kernels[0];
@@ -221,33 +218,23 @@ Fault CudaDevice::RunTiles(const Work& work, std::span<const StepKernels> kernel
 std::vector<KernelChoice> CudaDevice::Explain(
     int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
     Arithmetic arithmetic, std::string_view forced) const {
-  std::vector<KernelChoice> choices;
-  std::vector<DataType> types;
-  for (const auto& weight : weights) {
-    const DataType type = weight->spec().dtype;
-    if (std::find(types.begin(), types.end(), type) != types.end()) continue;
-    types.push_back(type);
-    ProductSize size{rows, weight->spec().k, 0, type, arithmetic};
-    for (const auto& other : weights)
-      if (other->spec().dtype == type) size.n += other->spec().n;
-    bool fell_back = false;
-    const KernelChoices::State* made = choices_.Select(size, &fell_back);
-    if (!forced.empty() && !choices_.Find(forced, rows, &made).ok()) made = nullptr;
-    for (const KernelChoices::Ranked& r : choices_.Rank(size)) {
-      KernelChoice choice{
-          r.state->name, r.state->usable() && !r.quarantined, r.state == made, {}, r.state->reason};
-      if (r.kernel_ns > 0) choice.predicted_ns = static_cast<int64_t>(r.kernel_ns);
-      if (r.quarantined)
-        choice.reason = "quarantined for " + std::string(NameOf(RowClassOf(rows))) + " rows";
-      else if (choice.chosen)
-        choice.reason = forced.empty() ? "least predicted time" : "forced by the request";
-      else if (choice.eligible) choice.reason = "predicted behind the choice";
-      choices.push_back(std::move(choice));
+  return ExplainEachType(weights, [&](DataType type, std::vector<KernelChoice>* choices) {
+    ProductSize size{rows, 0, 0, type, arithmetic};
+    for (const auto& weight : weights) {
+      if (weight->spec().dtype != type) continue;
+      size.k = weight->spec().k;
+      size.n += weight->spec().n;
     }
-  }
-  std::stable_partition(choices.begin(), choices.end(),
-                        [](const KernelChoice& c) { return c.chosen; });
-  return choices;
+    KernelChoices::Choice made;
+    if (!ChooseOne(size, LayoutOf(type), forced, &made).ok()) made = {};
+    for (const KernelChoices::Ranked& r : choices_.Rank(size)) {
+      const bool chosen = r.kernel == made.kernel;
+      std::string_view why = "predicted behind the choice";
+      if (chosen) why = forced.empty() ? "least predicted time" : "forced by the request";
+      choices->push_back(choices_.list().Explain(r.index, rows, chosen, why));
+      if (r.kernel_ns > 0) choices->back().predicted_ns = static_cast<int64_t>(r.kernel_ns);
+    }
+  });
 }
 
 int64_t CudaDevice::PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,

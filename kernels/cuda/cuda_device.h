@@ -28,7 +28,7 @@ class CudaDevice final : public Device {
                                           const DeviceOptions& options, std::string* why_not);
 
   const DeviceInfo& info() const override { return info_; }
-  std::vector<KernelInfo> Kernels() const override;
+  std::vector<KernelInfo> Kernels() const override { return choices_.list().kernels(); }
   Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) override;
   Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                std::span<int8_t> out) const override;
@@ -38,11 +38,11 @@ class CudaDevice final : public Device {
                                     Arithmetic arithmetic, std::string_view forced) const override;
   int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
                     int threads) const override;
-  std::vector<QuarantineInfo> Quarantined() const override { return choices_.Quarantined(); }
+  std::vector<QuarantineInfo> Quarantined() const override { return choices_.list().Quarantined(); }
   void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) override {
-    choices_.Quarantine(kernel, RowClassOf(rows), reason);
+    choices_.list().Quarantine(kernel, rows, reason);
   }
-  bool Rearm(std::string_view key) override { return choices_.Rearm(key); }
+  bool Rearm(std::string_view key) override { return choices_.list().Rearm(key); }
 
   const Gpu& gpu() const { return *gpu_; }
 
@@ -52,6 +52,9 @@ class CudaDevice final : public Device {
   // Puts aside what gives other bytes. The name of the kernel that lost the device, if one did.
   std::string ProveKernels();
   Fault Mismatch(const PackedWeight& weight) const;
+  // The forced kernel, or the best; `layout` is the weight's.
+  Fault ChooseOne(const ProductSize& size, std::string_view layout, std::string_view forced,
+                  KernelChoices::Choice* choice) const;
   // The weights are this GPU's, and each has a kernel.
   Fault Choose(const Work& work, int64_t rows, std::vector<StepKernels>* kernels,
                RunReport* report) const;

@@ -4,29 +4,18 @@
 // Costs are fitted by measuring at the start (cost_fit.h): T = call + bytes up and down + kernel, and a
 // kernel's time is what its weight takes to be read or its products to be computed, whichever is more.
 //
-// Quarantine: as on the CPU, by classes of rows (key "cuda.mma.s8s8s32.128x128x32/m9-64"). The last kernel of
-// a kind still runs when it is quarantined: verification sees it.
-//
 // Thread-safety: all methods may be called from any thread; costs are set before the first of them.
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "kernels/cuda/product_plan.h"
-#include "kernels/device.h"
+#include "kernels/kernel_list.h"
 
 namespace qmatmul::cuda {
-
-enum class RowClass : uint8_t { kFew, kSome, kMany };
-RowClass RowClassOf(int64_t rows);            // to 8, to 64, more
-std::string_view NameOf(RowClass row_class);  // "m1-8", "m9-64", "m65+"
 
 // What one kernel takes. Zero: not measured.
 struct KernelRates {
@@ -46,50 +35,46 @@ struct ProductSize {
 
 class KernelChoices {
  public:
-  struct State {
-    const CudaKernel* kernel = nullptr;
-    std::string name;
-    bool supported = true, disabled = false;
-    std::string reason;  // why not
-    KernelRates rates;
-    bool usable() const { return supported && !disabled; }
+  struct Choice {
+    const CudaKernel* kernel = nullptr;  // null when no usable one is of that kind
+    bool fell_back = false;              // a usable one is quarantined
   };
   struct Ranked {
-    const State* state = nullptr;
-    bool quarantined = false;
+    size_t index = 0;  // in CudaKernels(), and in the list
+    const CudaKernel* kernel = nullptr;
     double kernel_ns = 0;  // 0: not measured
   };
 
-  // `why_not[i]` of CudaKernels()[i]: empty when the device runs it.
+  // `why_not[i]` of CudaKernels()[i]: empty when the device runs it. `disabled`: as in DeviceOptions.
   KernelChoices(const std::vector<std::string>& why_not, std::string_view disabled);
-  const std::vector<State>& states() const { return states_; }
-  // Configuration disabled every kernel: the device is not wanted.
-  bool all_disabled() const { return all_disabled_; }
-  void SetRates(size_t index, const KernelRates& rates) { states_[index].rates = rates; }
+  KernelList& list() { return list_; }
+  const KernelList& list() const { return list_; }
+  void SetRates(size_t index, const KernelRates& rates) { rates_[index] = rates; }
   void SetCosts(const CallCosts& costs) { costs_ = costs; }
 
-  // The best; `fell_back` when a usable one is quarantined. Null when there is none of that kind.
-  const State* Select(const ProductSize& size, bool* fell_back) const;
+  // The best. Allocates nothing: it is asked for every call.
+  Choice Select(const ProductSize& size) const;
+  // All of that kind, best first.
   std::vector<Ranked> Rank(const ProductSize& size) const;
-  // KERNEL_UNKNOWN, KERNEL_UNSUPPORTED.
-  Fault Find(std::string_view name, int64_t rows, const State** found) const;
-  double KernelNs(const State& state, const ProductSize& size) const;
   // A whole call, with rows of bytes up and fp32 down. What was never measured is taken for very long.
   double CallNs(const ProductSize& size) const;
 
-  void Quarantine(std::string_view kernel, RowClass row_class, std::string_view reason);
-  std::vector<QuarantineInfo> Quarantined() const;
-  bool Rearm(std::string_view key);
-
  private:
-  bool IsQuarantined(const State& state, RowClass row_class) const;
+  // What a product makes of a kernel, most weighty first.
+  struct Merit {
+    bool usable, sound;
+    double cost;
+    bool Beats(const Merit& other) const;
+  };
 
-  std::vector<State> states_;
-  bool all_disabled_ = true;
+  double KernelNs(size_t index, const ProductSize& size) const;
+  // Every usable kernel of that kind was.
+  bool IsMeasured(const ProductSize& size) const;
+  Merit MeritOf(size_t index, const ProductSize& size, bool measured) const;
+
+  KernelList list_;                 // at the places of CudaKernels()
+  std::vector<KernelRates> rates_;  // likewise
   CallCosts costs_;
-  std::unique_ptr<std::atomic<uint8_t>[]> quarantined_;  // by state: a bit for each class of rows
-  mutable std::mutex mutex_;                             // guards entries_
-  std::vector<QuarantineInfo> entries_;
 };
 
 }  // namespace qmatmul::cuda

@@ -1,12 +1,16 @@
 #include "kernels/vulkan/kernel_table.h"
 
-#include <cassert>
+#include <utility>
+
+#include "kernels/vulkan/vulkan_weight.h"
 
 namespace qmatmul::vulkan {
 namespace {
 
 // Above this many rows a tile of 8 reads the weight so much less often that its idle rows do not matter.
 constexpr int64_t kRowFormRowsMax = 2;
+// The row form, a part of a tile, more than one.
+constexpr RowClasses kRowClasses = {kRowFormRowsMax, 8};
 
 struct Row {
   const char* way;     // "dot"
@@ -33,17 +37,6 @@ std::string NameOf(const Row& row, int bits) {
          std::to_string(row.columns) + "x" + std::to_string(32 / bits);
 }
 
-bool IsDisabled(std::string_view name, std::string_view disabled) {
-  while (!disabled.empty()) {
-    const size_t comma = disabled.find(',');
-    const std::string_view item = disabled.substr(0, comma);
-    disabled = comma == std::string_view::npos ? "" : disabled.substr(comma + 1);
-    if (item.empty() || !name.starts_with(item)) continue;
-    if (name.size() == item.size() || name[item.size()] == '.') return true;
-  }
-  return false;
-}
-
 std::string MissingFor(const Row& row, const GpuTraits& traits, bool without_float) {
   const std::string_view way = row.way;
   if (way == "dot" && !traits.has_dot)
@@ -57,47 +50,62 @@ std::string MissingFor(const Row& row, const GpuTraits& traits, bool without_flo
   return "";
 }
 
-}  // namespace
-
-std::vector<Kernel> KernelsFor(const GpuTraits& traits, bool without_float,
-                               std::string_view disabled) {
+std::vector<Kernel> KernelsFor(const GpuTraits& traits, bool without_float) {
   std::vector<Kernel> kernels;
   for (const Row& row : kRows) {
+    const std::string_view way = row.way;
+    const char* variant = way == "float" && traits.keeps_denormals ? "_preserve_s" : "_s";
     for (const DataType weight : {DataType::kInt8, DataType::kInt4, DataType::kInt2}) {
       const int bits = BitsOf(weight);
-      Kernel kernel;
-      kernel.name = NameOf(row, bits);
-      kernel.shader = row.shader;
-      if (kernel.shader == "float" && traits.keeps_denormals) kernel.shader += "_preserve";
-      kernel.shader += "_s" + std::to_string(bits);
-      kernel.weight = weight;
-      kernel.arithmetic = row.arithmetic;
-      kernel.rows = row.rows;
-      kernel.columns = row.columns;
-      kernel.reason = MissingFor(row, traits, without_float);
-      const bool is_last =
-          std::string_view(row.way) == "shift" || kernel.shader.starts_with("soft");
-      if (kernel.usable() && !is_last && IsDisabled(kernel.name, disabled)) {
-        kernel.disabled = true;
-        kernel.reason = "disabled by configuration";
-      }
-      kernels.push_back(std::move(kernel));
+      kernels.push_back({NameOf(row, bits), row.shader + (variant + std::to_string(bits)), weight,
+                         row.arithmetic, row.rows, row.columns, way == "shift" || way == "soft",
+                         MissingFor(row, traits, without_float)});
     }
   }
   return kernels;
 }
 
-const Kernel* ChooseKernel(const std::vector<Kernel>& kernels, int64_t rows, DataType weight,
-                           Arithmetic arithmetic) {
-  const Kernel* any = nullptr;
-  for (const Kernel& kernel : kernels) {
-    if (!kernel.usable() || !kernel.fits(weight, arithmetic)) continue;
-    any = &kernel;
+std::vector<KernelInfo> InfosOf(const std::vector<Kernel>& kernels) {
+  std::vector<KernelInfo> infos;
+  for (const Kernel& k : kernels)
+    infos.push_back({k.name, k.missing.empty(), false, k.missing, std::string(LayoutOf(k.weight)),
+                     k.weight, k.arithmetic});
+  return infos;
+}
+
+}  // namespace
+
+KernelTable::KernelTable(const GpuTraits& traits, bool without_float, std::string_view disabled)
+    : kernels_(KernelsFor(traits, without_float)),
+      list_(InfosOf(kernels_), disabled, kRowClasses) {}
+
+KernelTable::Choice KernelTable::Select(int64_t rows, DataType weight,
+                                        Arithmetic arithmetic) const {
+  Choice choice;
+  std::pair<bool, bool> best;  // not quarantined, made for these rows
+  for (size_t i = 0; i < kernels_.size(); ++i) {
+    const Kernel& kernel = kernels_[i];
+    if (!kernel.fits(weight, arithmetic) || !list_.IsUsable(i)) continue;
     const bool is_row_form = kernel.rows == 1 && arithmetic == Arithmetic::kW8A8;
-    if (!is_row_form || rows <= kRowFormRowsMax) return any;
+    const std::pair merit(!list_.IsQuarantined(i, rows), !is_row_form || rows <= kRowFormRowsMax);
+    choice.fell_back |= !merit.first;
+    if (choice.kernel != nullptr && merit <= best) continue;
+    choice.kernel = &kernel;
+    best = merit;
   }
-  assert(any != nullptr);
-  return any;
+  return choice;
+}
+
+Fault KernelTable::Choose(std::string_view forced, int64_t rows, DataType weight,
+                          std::string_view layout, Arithmetic arithmetic, Choice* choice) const {
+  if (forced.empty()) {
+    *choice = Select(rows, weight, arithmetic);
+    return {};
+  }
+  size_t index = 0;
+  if (Fault f = list_.Find(forced, rows, &index); !f.ok()) return f;
+  *choice = {&kernels_[index], false};
+  return list_.CheckFits(index, weight, layout, arithmetic);
 }
 
 }  // namespace qmatmul::vulkan

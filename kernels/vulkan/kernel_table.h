@@ -1,6 +1,7 @@
-// The shaders that multiply, as kernels: names, what they take, and which of them a device can run.
+// The shaders that multiply, as kernels: names, what they take, which of them a device can run, and which one
+// computes a product.
 //
-// Thread-safety: a list is immutable once the device has opened.
+// Thread-safety: as KernelList says.
 #pragma once
 
 #include <cstdint>
@@ -8,34 +9,49 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/matmul.h"
+#include "kernels/kernel_list.h"
 #include "kernels/vulkan/gpu.h"
 
 namespace qmatmul::vulkan {
 
 struct Kernel {
-  std::string
-      name;  // "vulkan.dot.s8s8s32.8x128x4": a workgroup's rows x columns x values of K a step
+  // "vulkan.dot.s8s8s32.8x128x4": a workgroup's rows x columns x values of K a step
+  std::string name;
   std::string shader;  // "dot_tile_s8"
   DataType weight = DataType::kInt8;
   Arithmetic arithmetic = Arithmetic::kW8A8;
-  int64_t rows = 0;     // of a workgroup
-  int64_t columns = 0;  // of a workgroup
-  // Empty: it can run here. Set by what the driver lacks, by configuration, or by a failed self-test.
-  std::string reason;
-  bool disabled = false;  // by configuration
+  int64_t rows = 0;       // of a workgroup
+  int64_t columns = 0;    // of a workgroup
+  bool is_plain = false;  // needs nothing that a device could lack
+  std::string missing;    // what this device lacks for it; empty: nothing
 
-  bool usable() const { return reason.empty(); }
   bool fits(DataType type, Arithmetic a) const { return weight == type && arithmetic == a; }
 };
 
-// All of them, best first. `disabled`: comma-separated names or prefixes that end before a dot; of each
-// weight type and arithmetic the last one always stays.
-std::vector<Kernel> KernelsFor(const GpuTraits& traits, bool without_float,
-                               std::string_view disabled);
+class KernelTable {
+ public:
+  struct Choice {
+    const Kernel* kernel = nullptr;
+    bool fell_back = false;  // a usable one is quarantined
+  };
 
-// The best usable one for `rows` rows; never null, since the last of a kind runs everywhere.
-const Kernel* ChooseKernel(const std::vector<Kernel>& kernels, int64_t rows, DataType weight,
-                           Arithmetic arithmetic);
+  // `disabled`: as in DeviceOptions.
+  KernelTable(const GpuTraits& traits, bool without_float, std::string_view disabled);
+  // Best first.
+  const std::vector<Kernel>& kernels() const { return kernels_; }
+  KernelList& list() { return list_; }
+  const KernelList& list() const { return list_; }
+
+  // The best; never null, since a plain one of each kind runs everywhere.
+  Choice Select(int64_t rows, DataType weight, Arithmetic arithmetic) const;
+  // The kernel of that name, or the best where it is empty; `layout` is the weight's. KERNEL_UNKNOWN,
+  // KERNEL_UNSUPPORTED, LAYOUT_MISMATCH.
+  Fault Choose(std::string_view forced, int64_t rows, DataType weight, std::string_view layout,
+               Arithmetic arithmetic, Choice* choice) const;
+
+ private:
+  const std::vector<Kernel> kernels_;
+  KernelList list_;  // at the same places
+};
 
 }  // namespace qmatmul::vulkan

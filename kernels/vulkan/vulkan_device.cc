@@ -57,12 +57,12 @@ class VulkanDevice final : public Device {
  public:
   // Null where it cannot be opened, or where even its plainest kernels are not exact.
   static std::unique_ptr<VulkanDevice> Open(std::shared_ptr<const Instance> instance,
-                                            VkPhysicalDevice physical, int index,
-                                            const DeviceOptions& options,
+                                            VkPhysicalDevice physical, const GpuTraits& traits,
+                                            int index, const DeviceOptions& options,
                                             const VulkanSettings& settings);
 
   const DeviceInfo& info() const override { return info_; }
-  std::vector<KernelInfo> Kernels() const override;
+  std::vector<KernelInfo> Kernels() const override { return table_.list().kernels(); }
   Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) override;
   Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                std::span<int8_t> out) const override;
@@ -74,16 +74,22 @@ class VulkanDevice final : public Device {
                     int /*threads*/) const override {
     return costs_.PredictNs(rows, weight.spec().k, weight.spec().n);
   }
-  // A lost device: all of its kernels.
+  // A lost device: all of its kernels, too.
   std::vector<QuarantineInfo> Quarantined() const override;
+  void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) override {
+    table_.list().Quarantine(kernel, rows, reason);
+  }
   bool Rearm(std::string_view key) override;
 
  private:
   using Chosen = std::vector<ChosenWeight>;
 
   VulkanDevice(std::shared_ptr<const Instance> instance, VkPhysicalDevice physical,
-               const VulkanSettings& settings)
-      : instance_(std::move(instance)), physical_(physical), settings_(settings) {}
+               const GpuTraits& traits, std::string_view disabled, const VulkanSettings& settings)
+      : instance_(std::move(instance)),
+        physical_(physical),
+        settings_(settings),
+        table_(traits, settings.without_float, disabled) {}
   // Null when the driver does not give one.
   std::shared_ptr<Machine> OpenMachine() const;
   std::shared_ptr<Machine> machine() const {
@@ -92,10 +98,6 @@ class VulkanDevice final : public Device {
   }
   void Describe(int index);
   bool ProveKernels();
-  Fault Find(std::string_view name, const Kernel** kernel) const;
-  // The forced kernel, or the best. LAYOUT_MISMATCH when the forced one reads other weights.
-  Fault Choose(std::string_view forced, int64_t rows, const WeightSpec& spec, Arithmetic arithmetic,
-               const Kernel** kernel) const;
   Fault CheckHeld(const Machine& machine, const PackedWeight& weight) const;
   Fault ChooseStep(const Machine& machine, const Work& work, size_t step, int64_t rows,
                    Chosen* chosen, RunReport* report) const;
@@ -108,7 +110,7 @@ class VulkanDevice final : public Device {
   const VulkanSettings settings_;
   std::string cache_file_;
   DeviceInfo info_;
-  std::vector<Kernel> kernels_;
+  KernelTable table_;
   bool float_failed_ = false;
   Costs costs_;
   std::mutex rearm_mutex_;            // one attempt at a time
@@ -117,16 +119,15 @@ class VulkanDevice final : public Device {
 };
 
 std::unique_ptr<VulkanDevice> VulkanDevice::Open(std::shared_ptr<const Instance> instance,
-                                                 VkPhysicalDevice physical, int index,
-                                                 const DeviceOptions& options,
+                                                 VkPhysicalDevice physical, const GpuTraits& traits,
+                                                 int index, const DeviceOptions& options,
                                                  const VulkanSettings& settings) {
-  std::unique_ptr<VulkanDevice> device(new VulkanDevice(std::move(instance), physical, settings));
+  std::unique_ptr<VulkanDevice> device(
+      new VulkanDevice(std::move(instance), physical, traits, options.disabled_kernels, settings));
   device->cache_file_ = options.pipeline_cache_file;
   if (!device->cache_file_.empty() && index > 0) device->cache_file_ += "." + std::to_string(index);
   device->machine_ = device->OpenMachine();
   if (device->machine_ == nullptr) return nullptr;
-  device->kernels_ =
-      KernelsFor(device->machine_->gpu->traits(), settings.without_float, options.disabled_kernels);
   device->Describe(index);
   if (!device->ProveKernels()) return nullptr;
   if (!device->costs_.Measure(device.get()).ok()) return nullptr;
@@ -161,14 +162,15 @@ void VulkanDevice::Describe(int index) {
 
 std::vector<QuarantineInfo> VulkanDevice::Quarantined() const {
   const int64_t lost_time_ns = machine()->gpu->lost_time_ns();
-  std::vector<QuarantineInfo> aside;
+  std::vector<QuarantineInfo> aside = table_.list().Quarantined();
   if (lost_time_ns == 0) return aside;
-  for (const Kernel& kernel : kernels_)
+  for (const Kernel& kernel : table_.kernels())
     aside.push_back({info_.id, kernel.name, "the device was lost", lost_time_ns});
   return aside;
 }
 
 bool VulkanDevice::Rearm(std::string_view key) {
+  if (table_.list().Rearm(key)) return true;
   const std::lock_guard lock(rearm_mutex_);
   if (key != info_.id || !machine()->gpu->is_lost()) return false;
   std::shared_ptr<Machine> fresh = OpenMachine();
@@ -177,10 +179,8 @@ bool VulkanDevice::Rearm(std::string_view key) {
     const std::lock_guard swap(machine_mutex_);
     machine_.swap(fresh);
   }
-  for (const Kernel& kernel : kernels_) {
-    if (!kernel.usable()) continue;
-    const KernelInfo row{kernel.name, true, false, "", "", kernel.weight, kernel.arithmetic};
-    if (ProveKernel(this, row, 13).empty()) continue;
+  for (const KernelInfo& kernel : Kernels()) {
+    if (!kernel.usable() || ProveKernel(this, kernel, 13).empty()) continue;
     machine()->gpu->GiveUp();
     return false;
   }
@@ -188,30 +188,20 @@ bool VulkanDevice::Rearm(std::string_view key) {
 }
 
 bool VulkanDevice::ProveKernels() {
-  for (Kernel& kernel : kernels_) {
-    if (!kernel.usable()) continue;
+  const std::vector<KernelInfo>& infos = table_.list().kernels();
+  for (size_t i = 0; i < infos.size(); ++i) {
     for (const int64_t rows : {1, 13}) {  // a part of a tile, and more than one
-      const KernelInfo row{
-          kernel.name,      true, false, "", std::string(LayoutOf(kernel.weight)), kernel.weight,
-          kernel.arithmetic};
-      kernel.reason = ProveKernel(this, row, rows);
-      if (!kernel.reason.empty()) break;
+      if (!infos[i].usable()) break;
+      std::string difference = ProveKernel(this, infos[i], rows);
+      if (difference.empty()) continue;
+      if (table_.kernels()[i].is_plain) return false;
+      table_.list().Refuse(i, std::move(difference));
     }
-    if (kernel.usable()) continue;
-    if (kernel.shader.starts_with("shift") || kernel.shader.starts_with("soft")) return false;
   }
-  float_failed_ = std::any_of(kernels_.begin(), kernels_.end(), [](const Kernel& kernel) {
-    return kernel.arithmetic == Arithmetic::kW8A32 && !kernel.usable() && !kernel.disabled;
+  float_failed_ = std::any_of(infos.begin(), infos.end(), [](const KernelInfo& kernel) {
+    return kernel.arithmetic == Arithmetic::kW8A32 && !kernel.supported;
   });
   return true;
-}
-
-std::vector<KernelInfo> VulkanDevice::Kernels() const {
-  std::vector<KernelInfo> kernels;
-  for (const Kernel& k : kernels_)
-    kernels.push_back({k.name, k.usable() || k.disabled, k.disabled, k.reason,
-                       std::string(LayoutOf(k.weight)), k.weight, k.arithmetic});
-  return kernels;
 }
 
 Fault VulkanDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
@@ -242,44 +232,21 @@ Fault VulkanDevice::CheckHeld(const Machine& machine, const PackedWeight& weight
               info_.id};
 }
 
-Fault VulkanDevice::Find(std::string_view name, const Kernel** kernel) const {
-  const auto found = std::find_if(kernels_.begin(), kernels_.end(),
-                                  [&](const Kernel& k) { return k.name == name; });
-  if (found == kernels_.end())
-    return {FaultKind::kInvalidArgument, "KERNEL_UNKNOWN",
-            "kernel \"" + std::string(name) + "\" is not one of " + info_.id};
-  if (!found->usable())
-    return {FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED",
-            "kernel " + found->name + " cannot run here: " + found->reason};
-  *kernel = &*found;
-  return {};
-}
-
-Fault VulkanDevice::Choose(std::string_view forced, int64_t rows, const WeightSpec& spec,
-                           Arithmetic arithmetic, const Kernel** kernel) const {
-  if (forced.empty()) {
-    *kernel = ChooseKernel(kernels_, rows, spec.dtype, arithmetic);
-    return {};
-  }
-  if (Fault f = Find(forced, kernel); !f.ok()) return f;
-  if ((*kernel)->fits(spec.dtype, arithmetic)) return {};
-  return {FaultKind::kInternal, "LAYOUT_MISMATCH",
-          "kernel " + std::string(forced) + " reads " + std::string(LayoutOf((*kernel)->weight)) +
-              " weights for " + std::string(NameOf((*kernel)->arithmetic)) + ", not " +
-              LayoutOf(spec) + " for " + std::string(NameOf(arithmetic))};
-}
-
 Fault VulkanDevice::ChooseStep(const Machine& machine, const Work& work, size_t step, int64_t rows,
                                Chosen* chosen, RunReport* report) const {
   const WorkStep& s = work.steps[step];
   for (size_t i = 0; i < s.weights.size(); ++i) {
     if (Fault f = CheckHeld(machine, *s.weights[i]); !f.ok()) return f;
-    const Kernel* kernel = nullptr;
-    if (Fault f = Choose(work.kernel, rows, s.weights[i]->spec(), s.arithmetic, &kernel); !f.ok())
+    const auto& weight = static_cast<const VulkanWeight&>(*s.weights[i]);
+    KernelTable::Choice choice;
+    if (Fault f = table_.Choose(work.kernel, rows, weight.spec().dtype, weight.layout(),
+                                s.arithmetic, &choice);
+        !f.ok())
       return f;
     if (float_failed_ && s.arithmetic == Arithmetic::kW8A32) report->fallback = "float_controls";
-    report->kernels[step + i] = kernel->name;
-    chosen->push_back({static_cast<const VulkanWeight*>(s.weights[i].get()), kernel, i});
+    if (choice.fell_back) report->fallback = "quarantine";
+    report->kernels[step + i] = choice.kernel->name;
+    chosen->push_back({&weight, choice.kernel, i});
   }
   report->kernel = report->kernels[0];
   return {};
@@ -342,33 +309,23 @@ Fault VulkanDevice::RunStep(const WorkStep& step, Chosen chosen, std::span<RowSe
 std::vector<KernelChoice> VulkanDevice::Explain(
     int64_t rows, std::span<const std::shared_ptr<const PackedWeight>> weights,
     Arithmetic arithmetic, std::string_view forced) const {
-  std::vector<KernelChoice> choices;
-  std::vector<DataType> types;
-  for (const auto& weight : weights) {
-    const WeightSpec& spec = weight->spec();
-    if (std::find(types.begin(), types.end(), spec.dtype) != types.end()) continue;
-    types.push_back(spec.dtype);
-    const Kernel* chosen = nullptr;
-    const Fault fault = Choose(forced, rows, spec, arithmetic, &chosen);
+  return ExplainEachType(weights, [&](DataType type, std::vector<KernelChoice>* choices) {
     int64_t predicted_ns = 0;
-    for (const auto& other : weights)
-      if (other->spec().dtype == spec.dtype)
-        predicted_ns += costs_.PredictNs(rows, other->spec().k, other->spec().n);
-    for (const Kernel& kernel : kernels_) {
-      if (!kernel.fits(spec.dtype, arithmetic)) continue;
-      KernelChoice choice{kernel.name, kernel.usable(), false, {}, kernel.reason};
-      choice.chosen = fault.ok() && &kernel == chosen;
-      if (choice.chosen) choice.predicted_ns = predicted_ns;
-      if (choice.chosen)
-        choice.reason = forced.empty() ? "the first that fits these rows" : "forced by the request";
-      else if (choice.eligible)
-        choice.reason = "stands behind the choice, or is made for other rows";
-      choices.push_back(std::move(choice));
+    for (const auto& weight : weights)
+      if (weight->spec().dtype == type)
+        predicted_ns += costs_.PredictNs(rows, weight->spec().k, weight->spec().n);
+    KernelTable::Choice made;
+    if (!table_.Choose(forced, rows, type, LayoutOf(type), arithmetic, &made).ok()) made = {};
+    for (size_t i = 0; i < table_.kernels().size(); ++i) {
+      const Kernel& kernel = table_.kernels()[i];
+      if (!kernel.fits(type, arithmetic)) continue;
+      const bool chosen = &kernel == made.kernel;
+      std::string_view why = "stands behind the choice, or is made for other rows";
+      if (chosen) why = forced.empty() ? "the first that fits these rows" : "forced by the request";
+      choices->push_back(table_.list().Explain(i, rows, chosen, why));
+      if (chosen) choices->back().predicted_ns = predicted_ns;
     }
-  }
-  std::stable_partition(choices.begin(), choices.end(),
-                        [](const KernelChoice& c) { return c.chosen; });
-  return choices;
+  });
 }
 
 // Whether one of the devices opened before holds this GPU already.
@@ -391,8 +348,8 @@ std::vector<std::unique_ptr<Device>> OpenVulkanDevices(
     const GpuTraits traits = Gpu::TraitsOf(*instance, physical, settings);
     if (traits.api_version < VK_API_VERSION_1_1) continue;
     if (options.vulkan_devices != "all" && (traits.is_software || IsHeld(traits, opened))) continue;
-    auto device =
-        VulkanDevice::Open(instance, physical, static_cast<int>(devices.size()), options, settings);
+    auto device = VulkanDevice::Open(instance, physical, traits, static_cast<int>(devices.size()),
+                                     options, settings);
     if (device != nullptr) devices.push_back(std::move(device));
   }
   return devices;

@@ -316,6 +316,28 @@ TEST_P(Conformance, FloatCornersOfTheEpilogue) {
   }
 }
 
+// In columns that one byte, and two, would not hold: the first of two in the second row.
+TEST_P(Conformance, TheFirstOverflowIsFoundInFarColumns) {
+  const int64_t k = 3;
+  std::vector<TestWeight> weights;
+  for (size_t column : {size_t{300}, size_t{65'537}}) {
+    std::vector<float> scales(column + 3, 0x1p-20f);
+    scales[column] = scales.back() = 1e6f;
+    const auto n = static_cast<int64_t>(scales.size());
+    const WeightSpec spec = test::MakeSpec(weight_type(), Layout::kNK, k, n);
+    weights.push_back(
+        MakeWeight(test::WithScales(spec, DataType::kF32, n), Fill::kHighest, &random_));
+    std::memcpy(weights.back().scales.data(), scales.data(), weights.back().scales.size());
+  }
+  const TestActivations zeros_and_ones =
+      test::FloatActivationsOf(DataType::kF32, 2, k, {0, 0, 0, 1, 1, 1},
+                               weight_only() ? Quantization::kNone : Quantization::kDynamic);
+  ProductCase product = Case("far columns", weights, {zeros_and_ones});
+  const Epilogue int16{.dtype = DataType::kInt16, .overflow = Overflow::kError, .scaled = true};
+  product.requests[0].epilogues = {int16, {.dtype = DataType::kF16}};
+  Check(product);
+}
+
 TEST_P(Conformance, RefusedRowsLeaveTheOthersAlone) {
   const TestWeight weight = Weight(40, 17, Fill::kRandom);
   const Quantization quantization = weight_only() ? Quantization::kNone : Quantization::kDynamic;

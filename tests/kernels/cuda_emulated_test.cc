@@ -366,27 +366,6 @@ TEST(CudaChoice, ADeviceThatIsNotWantedIsNotOpened) {
   EXPECT_NE(why_not.find("disabled by configuration"), std::string::npos) << why_not;
 }
 
-TEST(CudaChoice, WithoutMeasurementsTheDeviceIsTheLastToBeAsked) {
-  const std::vector<std::string> runs(CudaKernels().size());
-  KernelChoices choices(runs, "");
-  EXPECT_GE(choices.CallNs({1, 64, 64}), 1e12);
-  bool fell_back = false;
-  const auto form_of = [&](int64_t rows) {
-    return choices.Select({rows, 64, 64}, &fell_back)->kernel->form;
-  };
-  EXPECT_EQ(form_of(1), Form::kGemv);
-  EXPECT_EQ(form_of(8), Form::kGemv);
-  EXPECT_EQ(form_of(9), Form::kMma);
-  EXPECT_EQ(form_of(64), Form::kMma);
-  EXPECT_EQ(form_of(65), Form::kWgmma);
-  // With rates, the least time: twice the rows at a rate of one is not worth a kernel of half the speed.
-  for (size_t i = 0; i < runs.size(); ++i) choices.SetRates(i, {1.0, 1.0});
-  choices.SetCosts({100.0, 1.0, 1.0});
-  EXPECT_EQ(form_of(1), Form::kGemv);  // mma computes sixteen rows
-  EXPECT_EQ(choices.CallNs({1, 64, 64}), 100.0 + 64 + 64 * 4 + 64 * 64);
-  EXPECT_FALSE(fell_back);
-}
-
 // More callers than lanes.
 TEST(CudaLanes, ManyThreadsAtOnce) {
   const Emulated emulated = Open({});

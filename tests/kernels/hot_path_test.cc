@@ -4,41 +4,14 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <set>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "kernels/cpu/cpu_device.h"
+#include "tests/support/allocations.h"
 #include "tests/support/device_call.h"
-
-namespace {
-
-std::atomic<int64_t> g_allocations{0};
-
-void* Allocate(size_t bytes) {
-  g_allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = std::malloc(bytes == 0 ? 1 : bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-// Not inlined: GCC takes malloc under one and free under the other for a mismatch.
-[[gnu::noinline]] void* operator new(size_t bytes) { return Allocate(bytes); }
-[[gnu::noinline]] void* operator new[](size_t bytes) { return Allocate(bytes); }
-[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  g_allocations.fetch_add(1, std::memory_order_relaxed);
-  return std::malloc(bytes == 0 ? 1 : bytes);
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
 
 namespace qmatmul::cpu {
 namespace {
@@ -98,15 +71,15 @@ TEST(HotPath, RunAndPredictAllocateNothing) {
   Call one(1, 64, {DataType::kInt8});
   Call many(3, 64, std::vector(kWeightsPerCallMax, DataType::kInt8));
   for (Call* call : {&one, &many}) ASSERT_TRUE(call->Run(1).ok());  // buffers grow once
-  const int64_t before = g_allocations.load();
+  const int64_t before = test::Allocations();
   for (int i = 0; i < 10; ++i)
     for (Call* call : {&one, &many}) ASSERT_TRUE(call->Run(1).ok());
-  EXPECT_EQ(g_allocations.load(), before) << "allocations by Run";
+  EXPECT_EQ(test::Allocations(), before) << "allocations by Run";
   int64_t ns = 0;
   for (int64_t rows = 1; rows < 100; ++rows)
     ns += Cpu()->PredictNs(rows, *one.weights[0], Arithmetic::kW8A8, 0);
   EXPECT_GT(ns, 0);
-  EXPECT_EQ(g_allocations.load(), before) << "allocations by PredictNs";
+  EXPECT_EQ(test::Allocations(), before) << "allocations by PredictNs";
 }
 
 TEST(HotPath, SixteenWeightsPackTheirRowsOnce) {

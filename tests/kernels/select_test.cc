@@ -46,7 +46,7 @@ struct Table {
 KernelQuery Rows(int64_t rows) { return {.rows = rows, .k = 64, .n = 64}; }
 
 std::string Chosen(const KernelSelector& selector, const KernelQuery& query) {
-  return selector.Select(query).state->kernel->name;
+  return selector.Select(query).kernel->name;
 }
 
 // In every order of the table.
@@ -131,39 +131,11 @@ TEST(Select, NoKernelOfThatKind) {
   const KernelSelector selector(table.kernels(), {}, "");
   KernelQuery query = Rows(4);
   query.weight = DataType::kInt2;
-  EXPECT_EQ(selector.Select(query).state, nullptr);
+  EXPECT_EQ(selector.Select(query).kernel, nullptr);
   query = Rows(4);
   query.arithmetic = Arithmetic::kW8A32;
-  EXPECT_EQ(selector.Select(query).state, nullptr);
+  EXPECT_EQ(selector.Select(query).kernel, nullptr);
   EXPECT_TRUE(selector.Rank(query).empty());
-}
-
-// What the configuration's list names, and what it does not.
-TEST(Select, DisabledNamesAndPrefixes) {
-  const Table table;
-  const struct {
-    const char* list;
-    std::vector<const char*> disabled;
-  } rows[] = {
-      {"", {}},
-      {",, ,", {}},
-      {"cpu.fast", {kTile, kRow}},
-      {"cpu.fas", {}},  // a prefix ends before a dot
-      {kTile, {kTile}},
-      {" cpu.slow , cpu.fast.s8s8s32.1x64x4", {kSlowTile, kRow}},
-      {"cpu.fast.s8s8s32.8x16x4.more", {}},
-      {"nonsense,cpu.plain", {kPlain}},
-  };
-  for (const auto& row : rows) {
-    for (const KernelState& state : KernelStates(table.kernels(), {}, row.list)) {
-      const bool wanted = std::any_of(row.disabled.begin(), row.disabled.end(), [&](const char* d) {
-        return std::string_view(d) == state.kernel->name;
-      });
-      EXPECT_EQ(state.disabled, wanted) << "'" << row.list << "' and " << state.kernel->name;
-      EXPECT_EQ(state.usable(), !wanted);
-      EXPECT_EQ(state.reason.find("QMATMUL_DISABLE_KERNELS") != std::string::npos, wanted);
-    }
-  }
 }
 
 // Everything disabled: the last supported kernel of the kind stays.
@@ -173,62 +145,39 @@ TEST(Select, ConfigurationCannotBreakADevice) {
     table.plain.supported = last_is_supported ? Always : Never;
     const KernelSelector selector(table.kernels(), {}, "cpu");
     EXPECT_EQ(Chosen(selector, Rows(4)), last_is_supported ? kPlain : kSlowTile);
-    int usable = 0;
-    for (const KernelState& state : selector.states()) {
-      usable += state.usable();
-      EXPECT_FALSE(state.reason.empty()) << "each says what became of it: " << state.kernel->name;
-    }
-    EXPECT_EQ(usable, 1);
   }
 }
 
-TEST(Select, RowClasses) {
-  for (const int64_t rows : {0, 1}) EXPECT_EQ(NameOf(RowClassOf(rows)), "m1") << rows;
-  for (const int64_t rows : {2, 16}) EXPECT_EQ(NameOf(RowClassOf(rows)), "m2-16") << rows;
-  for (const int64_t rows : {17, 100'000}) EXPECT_EQ(NameOf(RowClassOf(rows)), "m17+") << rows;
-}
-
-TEST(Select, QuarantineIsForOneKernelAndRowClass) {
-  const Table table;
-  KernelSelector selector(table.kernels(), {}, "");
-  EXPECT_EQ(selector.Select(Rows(8)).state->kernel, &table.tile);
-  EXPECT_FALSE(selector.Select(Rows(8)).fell_back);
-  selector.Quarantine(kTile, RowClass::kFew, "wrong sum");
-  selector.Quarantine(kTile, RowClass::kFew, "again");  // the first reason stays
-  selector.Quarantine("no such kernel", RowClass::kFew, "x");
-  ASSERT_EQ(selector.Quarantined().size(), 1u);
-  const QuarantineInfo entry = selector.Quarantined()[0];
-  EXPECT_EQ(entry.key, std::string(kTile) + "/m2-16");
-  EXPECT_EQ(entry.kernel, kTile);
-  EXPECT_EQ(entry.reason, "wrong sum");
-  EXPECT_GT(entry.unix_time_ns, int64_t{1'600'000'000} * 1'000'000'000);
-  EXPECT_NE(selector.Select(Rows(8)).state->kernel, &table.tile);
-  EXPECT_TRUE(selector.Select(Rows(8)).fell_back);
-  EXPECT_EQ(selector.Select(Rows(17)).state->kernel, &table.tile) << "other rows keep it";
-  EXPECT_FALSE(selector.Select(Rows(17)).fell_back);
-  EXPECT_EQ(Chosen(selector, Rows(1)), kRow);
-
-  EXPECT_FALSE(selector.Rearm(std::string(kTile) + "/m1"));
-  EXPECT_FALSE(selector.Rearm("")) << "no key is no key";
-  EXPECT_TRUE(selector.Rearm(entry.key));
-  EXPECT_FALSE(selector.Rearm(entry.key)) << "once";
-  EXPECT_EQ(selector.Select(Rows(8)).state->kernel, &table.tile);
-  EXPECT_FALSE(selector.Select(Rows(8)).fell_back);
-  EXPECT_TRUE(selector.Quarantined().empty());
-}
-
-TEST(Select, EachRowClassIsRearmedAlone) {
-  const Table table;
-  KernelSelector selector(table.kernels(), {}, "");
-  const KernelState* found = nullptr;
-  for (const RowClass c : {RowClass::kOne, RowClass::kFew, RowClass::kMany})
-    selector.Quarantine(kTile, c, "x");
-  EXPECT_TRUE(selector.Rearm(std::string(kTile) + "/m17+"));
-  EXPECT_TRUE(selector.Find(kTile, 20, &found).ok());
-  EXPECT_FALSE(selector.Find(kTile, 2, &found).ok());
-  EXPECT_TRUE(selector.Rearm(std::string(kTile) + "/m1"));
-  EXPECT_TRUE(selector.Find(kTile, 1, &found).ok());
-  EXPECT_FALSE(selector.Find(kTile, 2, &found).ok());
+// One row, to sixteen, more; and the first row of the table is put aside for its class alone.
+TEST(Select, QuarantineIsByOneFewAndManyRows) {
+  const struct {
+    int64_t rows;
+    const char* key;
+    std::vector<int64_t> same, other;
+  } cases[] = {
+      {1, "/m1", {0, 1}, {2, 16, 17}},
+      {8, "/m2-16", {2, 16}, {1, 17}},
+      {40, "/m17+", {17, 100'000}, {1, 2, 16}},
+  };
+  for (const auto& c : cases) {
+    Table table;
+    table.row.supported = Never;
+    KernelSelector selector(table.kernels(), {}, "");
+    selector.list().Quarantine(kTile, c.rows, "wrong sum");
+    ASSERT_EQ(selector.list().Quarantined().size(), 1u);
+    EXPECT_EQ(selector.list().Quarantined()[0].key, std::string(kTile) + c.key);
+    for (const int64_t rows : c.same) {
+      EXPECT_EQ(Chosen(selector, Rows(rows)), kSlowTile) << rows;
+      EXPECT_TRUE(selector.Select(Rows(rows)).fell_back) << rows;
+    }
+    for (const int64_t rows : c.other) {
+      EXPECT_EQ(Chosen(selector, Rows(rows)), kTile) << rows;
+      EXPECT_FALSE(selector.Select(Rows(rows)).fell_back) << rows;
+    }
+    EXPECT_TRUE(selector.list().Rearm(std::string(kTile) + c.key));
+    EXPECT_EQ(Chosen(selector, Rows(c.rows)), kTile);
+    EXPECT_FALSE(selector.Select(Rows(c.rows)).fell_back);
+  }
 }
 
 // All of a kind put aside: a slow server is better than none.
@@ -236,37 +185,29 @@ TEST(Select, TheLastOnesStillRun) {
   const Table table;
   KernelSelector selector(table.kernels(), {}, "");
   for (const MicroKernel* kernel : table.kernels())
-    selector.Quarantine(kernel->name, RowClass::kFew, "x");
-  EXPECT_NE(selector.Select(Rows(4)).state, nullptr);
+    selector.list().Quarantine(kernel->name, 8, "x");
+  EXPECT_NE(selector.Select(Rows(4)).kernel, nullptr);
   EXPECT_TRUE(selector.Select(Rows(4)).fell_back);
 }
 
-TEST(Select, FindSaysWhyNot) {
+TEST(Select, TheForcedKernelOrWhyNot) {
   Table table;
   table.slow.supported = Never;
-  KernelSelector selector(table.kernels(), {}, kRow);
-  selector.Quarantine(kTile, RowClass::kOne, "x");
-  const KernelState* found = nullptr;
-  EXPECT_TRUE(selector.Find(kTile, 2, &found).ok());
-  EXPECT_EQ(found->kernel, &table.tile);
-  const struct {
-    const char* name;
-    FaultKind kind;
-    const char* reason;
-    const char* in_message;
-  } rows[] = {
-      {"cpu.none", FaultKind::kInvalidArgument, "KERNEL_UNKNOWN", "'cpu.none'"},
-      {"cpu.fast", FaultKind::kInvalidArgument, "KERNEL_UNKNOWN", "cpu.fast"},
-      {kSlowTile, FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED", "lacks"},
-      {kRow, FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED", "disabled by configuration"},
-      {kTile, FaultKind::kFailedPrecondition, "KERNEL_UNSUPPORTED", "quarantined"},
-  };
-  for (const auto& row : rows) {
-    const Fault fault = selector.Find(row.name, 1, &found);
-    EXPECT_EQ(fault.kind, row.kind) << row.name;
-    EXPECT_EQ(fault.reason, row.reason) << row.name;
-    EXPECT_NE(fault.message.find(row.in_message), std::string::npos) << fault.message;
-  }
+  table.plain.weight = DataType::kInt4;
+  KernelSelector selector(table.kernels(), {}, "");
+  KernelSelector::Choice choice;
+  EXPECT_TRUE(selector.Choose(Rows(8), kRow, &choice).ok());
+  EXPECT_EQ(choice.kernel, &table.row);
+  EXPECT_TRUE(selector.Choose(Rows(8), "", &choice).ok());
+  EXPECT_EQ(choice.kernel, &table.tile);
+  EXPECT_EQ(selector.Choose(Rows(8), "cpu.none", &choice).reason, "KERNEL_UNKNOWN");
+  const Fault lacks = selector.Choose(Rows(8), kSlowTile, &choice);
+  EXPECT_EQ(lacks.reason, "KERNEL_UNSUPPORTED");
+  EXPECT_NE(lacks.message.find("this processor lacks the instruction set"), std::string::npos);
+  const Fault other = selector.Choose(Rows(8), kPlain, &choice);
+  EXPECT_EQ(other.reason, "LAYOUT_MISMATCH");
+  EXPECT_NE(other.message.find("n16k4.s4 weights for W8A8, not n16k4.s8"), std::string::npos)
+      << other.message;
 }
 
 // The real table, with whatever is disabled and quarantined: the choice is never one of them while
@@ -281,7 +222,7 @@ TEST(Select, TheRealTableUnderRandomConfigurations) {
       if (random.Chance(30)) disabled += std::string(kernel->name) + ",";
     KernelSelector selector(table, features, disabled);
     for (const MicroKernel* kernel : table)
-      if (random.Chance(25)) selector.Quarantine(kernel->name, RowClass::kFew, "x");
+      if (random.Chance(25)) selector.list().Quarantine(kernel->name, 8, "x");
     for (const DataType weight : {DataType::kInt8, DataType::kInt4, DataType::kInt2}) {
       for (const Arithmetic arithmetic : {Arithmetic::kW8A8, Arithmetic::kW8A32}) {
         for (const int64_t rows : {1, 9, 40}) {
@@ -290,13 +231,14 @@ TEST(Select, TheRealTableUnderRandomConfigurations) {
           query.arithmetic = arithmetic;
           const auto ranked = selector.Rank(query);
           ASSERT_FALSE(ranked.empty());
-          EXPECT_EQ(selector.Select(query).state, ranked[0].state);
-          EXPECT_TRUE(ranked[0].state->usable()) << ranked[0].state->kernel->name;
-          EXPECT_TRUE(ranked[0].state->kernel->supported(features));
-          const bool another = std::any_of(ranked.begin(), ranked.end(), [](const auto& r) {
-            return r.state->usable() && !r.quarantined;
+          const KernelList& list = selector.list();
+          EXPECT_EQ(selector.Select(query).kernel, ranked[0].kernel);
+          EXPECT_TRUE(list.IsUsable(ranked[0].index)) << ranked[0].kernel->name;
+          EXPECT_TRUE(ranked[0].kernel->supported(features));
+          const bool another = std::any_of(ranked.begin(), ranked.end(), [&](const auto& r) {
+            return list.IsEligible(r.index, rows);
           });
-          EXPECT_EQ(ranked[0].quarantined, !another) << ranked[0].state->kernel->name;
+          EXPECT_EQ(list.IsQuarantined(ranked[0].index, rows), !another) << ranked[0].kernel->name;
         }
       }
     }

@@ -165,6 +165,32 @@ TEST(VulkanDevice, DisabledKernelsButTheLastOfAKind) {
   CheckAllKinds(device.get(), 60, 20);
 }
 
+TEST(VulkanDevice, AKernelThatIsPutAsideServesAgainWhenRearmed) {
+  const auto device = Open();
+  ASSERT_NE(device, nullptr);
+  Random random(11);
+  const TestWeight weight =
+      MakeWeight(test::MakeSpec(DataType::kInt8, Layout::kKN, 40, 9), Fill::kRandom, &random);
+  const auto packed = PackOn(device.get(), weight);
+  const TestActivations a = IntegerActivations(DataType::kInt8, 3, 40, Fill::kRandom, &random);
+  const DeviceCall before = CallDevice(device.get(), packed, a, {});
+  const std::string best(before.report.kernel);
+  EXPECT_EQ(before.report.fallback, "");
+  device->Quarantine(best, 3, "wrong sum");
+  const DeviceCall aside = CallDevice(device.get(), packed, a, {});
+  EXPECT_NE(aside.report.kernel, best);
+  EXPECT_EQ(aside.report.fallback, "quarantine");
+  EXPECT_EQ(aside.bytes, before.bytes);
+  EXPECT_EQ(CallDevice(device.get(), packed, a, {}, best).fault.reason, "KERNEL_UNSUPPORTED");
+  for (const KernelChoice& choice : device->Explain(3, {&packed, 1}, Arithmetic::kW8A8, ""))
+    EXPECT_EQ(choice.reason == "quarantined for m3-8 rows", choice.name == best) << choice.reason;
+  ASSERT_EQ(device->Quarantined().size(), 1u);
+  EXPECT_EQ(device->Quarantined()[0].reason, "wrong sum");
+  EXPECT_FALSE(device->Rearm(device->info().id)) << "the device is not lost";
+  EXPECT_TRUE(device->Rearm(best + "/m3-8"));
+  EXPECT_EQ(CallDevice(device.get(), packed, a, {}).report.kernel, best);
+}
+
 TEST(VulkanDevice, WeightsInManyParts) {
   const auto device = Open({.range_bytes_max = 64 << 10});
   ASSERT_NE(device, nullptr);

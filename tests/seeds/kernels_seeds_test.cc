@@ -162,12 +162,12 @@ TEST(seeds, T1_SelectionIsATotalOrder) {
        {std::vector<const cpu::MicroKernel*>{&vector, &square}, {&square, &vector}}) {
     const cpu::KernelSelector selector(table, {}, "");  // not measured: the order alone decides
     for (int64_t rows : {2, 3, 8, 64, 100'000})
-      EXPECT_EQ(selector.Select({.rows = rows, .k = 64, .n = 64}).state->kernel, &square) << rows;
-    EXPECT_EQ(selector.Select({.rows = 1, .k = 64, .n = 64}).state->kernel, &vector);
+      EXPECT_EQ(selector.Select({.rows = rows, .k = 64, .n = 64}).kernel, &square) << rows;
+    EXPECT_EQ(selector.Select({.rows = 1, .k = 64, .n = 64}).kernel, &vector);
     const auto ranked = selector.Rank({.rows = 5, .k = 64, .n = 64});
     ASSERT_EQ(ranked.size(), 2u);
-    EXPECT_EQ(ranked[0].state->kernel, &square);
-    EXPECT_EQ(ranked[1].state->kernel, &vector);
+    EXPECT_EQ(ranked[0].kernel, &square);
+    EXPECT_EQ(ranked[1].kernel, &vector);
   }
 }
 
