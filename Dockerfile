@@ -7,6 +7,8 @@ WORKDIR /src
 ARG CUDA=ON
 # First, and alone: the packages are installed again only when their list changes.
 COPY deploy/install-deps deploy/install-deps
+COPY deploy/certificates /usr/local/share/ca-certificates
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 RUN deploy/install-deps $([ "$CUDA" = ON ] && echo --cuda)
 COPY CMakeLists.txt CMakePresets.json ./
 COPY proto proto
