@@ -211,7 +211,7 @@ class Device {
   virtual void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) {}
   // Takes one back; a lost device is a key too, its id, and tries to open anew. False when no such key is
   // put aside, or it is still lost.
-  virtual bool Rearm(std::string_view key) { return false; }
+  virtual bool Rearm(std::string_view) { return false; }
 };
 
 }  // namespace qmatmul

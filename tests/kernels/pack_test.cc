@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <tuple>
 
 #include "kernels/devices.h"
 #include "kernels/reference.h"
@@ -95,11 +96,12 @@ TEST(Pack, AnyCutGivesThePlainWeightBack) {
 
 TEST(Pack, RowsWiderThanTheStagingBuffer) {
   Random random(10);
-  for (Layout layout : {Layout::kKN, Layout::kNK}) {
-    const int64_t k = layout == Layout::kKN ? 5 : 131'071,
-                  n = layout == Layout::kKN ? 1'500'001 : 41;
+  for (const auto& [dtype, layout, k, n] : {std::tuple(DataType::kInt8, Layout::kKN, 5, 1'500'001),
+                                            {DataType::kInt8, Layout::kNK, 131'071, 41},
+                                            {DataType::kInt4, Layout::kKN, 5, 1'500'001},
+                                            {DataType::kInt2, Layout::kKN, 5, 2'500'003}}) {
     const TestWeight weight =
-        MakeWeight(test::MakeSpec(DataType::kInt8, layout, k, n), Fill::kRandom, &random);
+        MakeWeight(test::MakeSpec(dtype, layout, k, n), Fill::kRandom, &random);
     ReferenceWeight plain;
     ASSERT_TRUE(DecodeWeight(weight.view(), &plain).ok());
     std::shared_ptr<const PackedWeight> packed;
