@@ -256,12 +256,16 @@ int64_t CudaDevice::PredictNs(int64_t rows, const PackedWeight& weight, Arithmet
   return static_cast<int64_t>(choices_.CallNs({rows, spec.k, spec.n, spec.dtype, arithmetic}));
 }
 
-std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options) {
+std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options,
+                                                     std::string* why_none) {
   std::vector<std::unique_ptr<Device>> devices;
-  std::string why_none;
-  for (std::unique_ptr<Runtime>& runtime : OpenRuntimes(&why_none))
-    if (auto device = CudaDevice::Open(std::move(runtime), options, &why_none); device != nullptr)
+  why_none->clear();
+  const std::vector<std::string> all_supported(CudaKernels().size());
+  if (KernelChoices(all_supported, options.disabled_kernels).all_disabled()) return devices;
+  for (std::unique_ptr<Runtime>& runtime : OpenRuntimes(why_none))
+    if (auto device = CudaDevice::Open(std::move(runtime), options, why_none); device != nullptr)
       devices.push_back(std::move(device));
+  if (!devices.empty()) why_none->clear();
   return devices;
 }
 

@@ -63,7 +63,9 @@ class CudaDevice final : public Device {
   KernelChoices choices_;
 };
 
-// Every GPU of this machine; none without a driver.
-std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options);
+// Every GPU of this machine; none without a driver. `why_none` says why there is none; it stays empty where
+// configuration disables all kernels, for then none is wanted.
+std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options,
+                                                     std::string* why_none);
 
 }  // namespace qmatmul::cuda

@@ -190,9 +190,14 @@ std::vector<std::unique_ptr<Runtime>> OpenRuntimes(std::string* why_none) {
     (void)cudaGetLastError();
     return runtimes;
   }
+  *why_none = "the driver shows no GPU";
   for (int device = 0; device < count; ++device) {
     cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) continue;
+    if (const cudaError_t error = cudaGetDeviceProperties(&properties, device); error != cudaSuccess) {
+      *why_none = cudaGetErrorString(error);
+      (void)cudaGetLastError();
+      continue;
+    }
     if (properties.major < kMajorMin) {
       *why_none = std::string(properties.name) + " is older than sm_80";
       continue;

@@ -364,6 +364,10 @@ TEST(CudaChoice, ADeviceThatIsNotWantedIsNotOpened) {
                              {.disabled_kernels = "cpu.avx2, cuda"}, &why_not),
             nullptr);
   EXPECT_NE(why_not.find("disabled by configuration"), std::string::npos) << why_not;
+  // Nothing is missed where nothing was asked for.
+  std::string why_none = "what was said before";
+  EXPECT_TRUE(OpenCudaDevices({.disabled_kernels = "cuda"}, &why_none).empty());
+  EXPECT_EQ(why_none, "");
 }
 
 TEST(CudaChoice, WithoutMeasurementsTheDeviceIsTheLastToBeAsked) {
