@@ -70,7 +70,7 @@ class Runtime {
   virtual Error DescribeRows(const unsigned char* data, int64_t rows, int64_t row_bytes,
                              TensorMap* map) = 0;
   virtual Error Synchronize(Stream stream) = 0;
-  // Makes a lost device usable again. All its memory and streams were given back.
+  // Makes a lost device usable again, by a new context. All its memory and streams were given back.
   virtual Error Reset() = 0;
 };
 

@@ -160,7 +160,12 @@ class CudaRuntime final : public Runtime {
     return {ErrorKind::kLost, "cuTensorMapEncodeTiled: error " + std::to_string(int(result))};
   }
   Error Reset() override {
+    // A lost device may refuse to be made current, and is current all the same. Never another's context.
     if (Error e = Use(); !e.ok()) (void)cudaGetLastError();
+    int current = -1;
+    (void)cudaGetDevice(&current);
+    (void)cudaGetLastError();
+    if (current != device_) return {ErrorKind::kLost, "the driver does not let " + info_.id + " be reset"};
     if (Error e = ErrorOf(cudaDeviceReset()); !e.ok()) return e;
     return Prepare();
   }

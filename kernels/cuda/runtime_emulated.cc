@@ -45,8 +45,8 @@ EmulatedRuntime::EmulatedRuntime(const EmulatedOptions& options)
 }
 
 EmulatedRuntime::~EmulatedRuntime() {
-  // What is still allocated was leaked by its owner.
-  if (allocated_bytes_ != 0) std::abort();
+  // What is still there was leaked by its owner.
+  if (allocated_bytes_ != 0 || streams_ != 0) std::abort();
 }
 
 Error EmulatedRuntime::Lost() const {
@@ -89,11 +89,16 @@ Error EmulatedRuntime::AllocatePinned(int64_t bytes, std::byte** memory) {
 void EmulatedRuntime::FreePinned(std::byte* memory) { std::free(memory); }
 
 Error EmulatedRuntime::CreateStream(Stream* stream) {
+  if (Error e = Lost(); !e.ok()) return e;
   *stream = new Queue;
-  return Lost();
+  ++streams_;
+  return {};
 }
 
-void EmulatedRuntime::DestroyStream(Stream stream) { delete static_cast<Queue*>(stream); }
+void EmulatedRuntime::DestroyStream(Stream stream) {
+  delete static_cast<Queue*>(stream);
+  --streams_;
+}
 
 Error EmulatedRuntime::Enqueue(Stream stream, std::function<void()> operation) {
   if (Error e = Lost(); !e.ok()) return e;
@@ -138,6 +143,13 @@ Error EmulatedRuntime::DescribeRows(const unsigned char*, int64_t, int64_t, Tens
 }
 
 Error EmulatedRuntime::Reset() {
+  // What its owner still holds would be another's afterwards.
+  if (allocated_bytes_ != 0 || streams_ != 0) std::abort();
+  if (failing_resets_ > 0) {
+    --failing_resets_;
+    return {ErrorKind::kLost, "emulated: the device does not come back yet"};
+  }
+  ++resets_;
   lost_ = false;
   return {};
 }

@@ -53,6 +53,9 @@ class EmulatedRuntime : public Runtime {
 
   // The device is lost at the launch after `launches` more; negative: never.
   void LoseAfter(int64_t launches) { launches_left_ = launches; }
+  // Reset fails so often before it works.
+  void SetFailingResets(int resets) { failing_resets_ = resets; }
+  int resets() const { return resets_; }
   void SetMemoryBytes(int64_t bytes) { memory_bytes_ = bytes; }
   int64_t allocated_bytes() const { return allocated_bytes_; }
   int64_t launches() const { return launches_; }
@@ -72,6 +75,7 @@ class EmulatedRuntime : public Runtime {
   std::atomic<int64_t> launches_ = 0;
   std::array<std::atomic<int64_t>, kKernelCount> launches_of_ = {};
   std::atomic<bool> lost_ = false;
+  std::atomic<int> failing_resets_ = 0, resets_ = 0, streams_ = 0;
   std::mutex mutex_;  // guards sizes_
   std::map<std::byte*, int64_t> sizes_;
 };
