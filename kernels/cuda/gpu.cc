@@ -46,7 +46,8 @@ Lane::Lane(Runtime* r, Arena* arena)
       device(r, arena, Buffer::Where::kDevice),
       work(r, arena, Buffer::Where::kDevice),
       partial(r, arena, Buffer::Where::kDevice),
-      tickets(r, arena, Buffer::Where::kDevice) {}
+      tickets(r, arena, Buffer::Where::kDevice),
+      graphs(r) {}
 
 Lane::~Lane() {
   if (stream != nullptr) runtime->DestroyStream(stream);

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "kernels/cuda/arena.h"
+#include "kernels/cuda/graph_cache.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/matmul.h"
 
@@ -61,6 +62,7 @@ struct Lane {
   Buffer work;          // operands, intermediate results
   Buffer partial;       // sums of slices of K: all zero between launches
   Buffer tickets;       // likewise
+  GraphCache graphs;
 };
 
 class Gpu {
@@ -81,6 +83,10 @@ class Gpu {
   bool lost() const { return lost_time_ns() != 0; }
   // Unix time at which the loss was noticed, 0 before.
   int64_t lost_time_ns() const { return lost_time_ns_.load(std::memory_order_relaxed); }
+
+  // Batches that were a captured graph done again.
+  int64_t graph_runs() const { return graph_runs_.load(std::memory_order_relaxed); }
+  void CountGraphRun() { graph_runs_.fetch_add(1, std::memory_order_relaxed); }
 
   // What a caller of Device is told; a sticky error is remembered. `memory_reason` and `what` are for a
   // lack of memory.
@@ -109,6 +115,7 @@ class Gpu {
   const std::shared_ptr<Runtime> runtime_;
   Arena arena_;
   std::atomic<int64_t> lost_time_ns_ = 0;
+  std::atomic<int64_t> graph_runs_ = 0;
   std::mutex mutex_;  // guards what follows
   std::condition_variable freed_;
   std::string lost_message_;

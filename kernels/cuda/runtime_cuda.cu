@@ -159,6 +159,29 @@ class CudaRuntime final : public Runtime {
     if (result == CUDA_SUCCESS) return {};
     return {ErrorKind::kLost, "cuTensorMapEncodeTiled: error " + std::to_string(int(result))};
   }
+  Error Capture(Stream stream, const std::function<Error()>& enqueue, Graph* graph) override {
+    *graph = nullptr;
+    if (Error e = Use(); !e.ok()) return e;
+    // Other threads go on allocating meanwhile.
+    if (cudaStreamBeginCapture(Of(stream), cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+      const Error enqueued = enqueue();
+      cudaGraph_t recorded = nullptr;
+      cudaGraphExec_t made = nullptr;
+      const cudaError_t ended = cudaStreamEndCapture(Of(stream), &recorded);
+      if (enqueued.ok() && ended == cudaSuccess && cudaGraphInstantiate(&made, recorded, 0) == cudaSuccess)
+        *graph = made;
+      if (recorded != nullptr) (void)cudaGraphDestroy(recorded);
+    }
+    (void)cudaGetLastError();  // one by one then, and what is wrong with that is said there
+    return {};
+  }
+  Error Replay(Stream stream, Graph graph) override {
+    if (Error e = Use(); !e.ok()) return e;
+    return ErrorOf(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), Of(stream)));
+  }
+  void DestroyGraph(Graph graph) override {
+    if (Use().ok()) (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+  }
   Error Reset() override {
     // A lost device may refuse to be made current, and is current all the same. Never another's context.
     if (Error e = Use(); !e.ok()) (void)cudaGetLastError();

@@ -14,6 +14,7 @@
 #include "kernels/cuda/agreement.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/runtime_emulated.h"
+#include "tests/kernels/cuda_emulated.h"
 #include "tests/support/device_call.h"
 #include "tests/support/product_case.h"
 #include "tests/support/reference_call.h"
@@ -28,29 +29,6 @@ using test::ProductRequest;
 using test::Random;
 using test::TestActivations;
 using test::TestWeight;
-
-// An opened device, and the runtime that it owns.
-struct Emulated {
-  std::unique_ptr<CudaDevice> device;
-  EmulatedRuntime* runtime = nullptr;
-};
-
-template <typename RuntimeType = EmulatedRuntime>
-Emulated Open(const EmulatedOptions& options, const std::string& disabled = "") {
-  auto runtime = std::make_unique<RuntimeType>(options);
-  Emulated emulated;
-  emulated.runtime = runtime.get();
-  std::string why_not;
-  emulated.device = CudaDevice::Open(std::move(runtime), {.disabled_kernels = disabled}, &why_not);
-  EXPECT_NE(emulated.device, nullptr) << why_not;
-  return emulated;
-}
-
-TestWeight AnyWeight(DataType dtype, int64_t k, int64_t n, int64_t groups, Random* random) {
-  WeightSpec spec = test::MakeSpec(dtype, Layout::kNK, k, n, k / groups);
-  if (dtype != DataType::kInt4) spec = test::WithScales(spec, DataType::kF32, n);
-  return MakeWeight(test::WithBias(spec), Fill::kRandom, random);
-}
 
 // One product of `rows` rows with every kernel that fits.
 void CheckKernels(Device* device, DataType dtype, int64_t rows, int64_t k, int64_t n,
