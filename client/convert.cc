@@ -155,9 +155,12 @@ WeightInfo FromProto(const v1::Weight& w) {
                   .digest = w.digest(),
                   .generation = w.generation(),
                   .create_time_ns = w.create_time_ns(),
-                  .copies = {}};
+                  .copies = {},
+                  .absences = {}};
   for (const auto& copy : w.copies())
     info.copies.push_back({copy.device(), copy.layout(), copy.bytes()});
+  for (const auto& absence : w.absences())
+    info.absences.push_back({absence.device(), absence.reason()});
   return info;
 }
 

@@ -86,6 +86,12 @@ struct WeightCopy {
   int64_t bytes = 0;
 };
 
+// A device that holds no copy, and why.
+struct WeightAbsence {
+  std::string device = {};
+  std::string reason = {};
+};
+
 struct WeightInfo {
   std::string id = {};
   DataType dtype = DataType::kUnspecified;
@@ -100,6 +106,7 @@ struct WeightInfo {
   int64_t generation = 0;
   int64_t create_time_ns = 0;
   std::vector<WeightCopy> copies = {};
+  std::vector<WeightAbsence> absences = {};
 };
 
 struct Registration {

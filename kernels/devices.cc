@@ -25,15 +25,24 @@ Fault Device::Pack(const WeightView& weight, std::shared_ptr<const PackedWeight>
   return packer->Finish(packed);
 }
 
-std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options) {
+std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options,
+                                                 std::vector<AbsentKind>* absent) {
   std::vector<std::unique_ptr<Device>> devices;
+  [[maybe_unused]] const auto note = [absent](const char* kind, std::string why_none) {
+    if (absent != nullptr && !why_none.empty()) absent->push_back({kind, std::move(why_none)});
+  };
   devices.push_back(std::make_unique<cpu::CpuDevice>(options, cpu::DetectCpuFeatures()));
 #ifdef QMATMUL_CUDA
-  for (auto& device : cuda::OpenCudaDevices(options)) devices.push_back(std::move(device));
+  std::string why_no_cuda;
+  for (auto& device : cuda::OpenCudaDevices(options, &why_no_cuda))
+    devices.push_back(std::move(device));
+  note("cuda", std::move(why_no_cuda));
 #endif
 #ifdef QMATMUL_VULKAN
-  auto found = vulkan::OpenVulkanDevices(options, devices);
+  std::string why_no_vulkan;
+  auto found = vulkan::OpenVulkanDevices(options, devices, {}, &why_no_vulkan);
   std::move(found.begin(), found.end(), std::back_inserter(devices));
+  note("vulkan", std::move(why_no_vulkan));
 #endif
   return devices;
 }

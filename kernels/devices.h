@@ -22,8 +22,17 @@ struct DeviceOptions {
   std::string pipeline_cache_file = {};
 };
 
-// Opens every device this machine has; the CPU is always the first.
-std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options);
+// A kind of device that this build has and the options ask for, and why none was opened: "cuda", "no
+// CUDA-capable device is detected".
+struct AbsentKind {
+  std::string kind;
+  std::string reason;
+};
+
+// Opens every device this machine has; the CPU is always the first. `absent`, where it is wanted, gets the
+// kinds that are not there.
+std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options,
+                                                 std::vector<AbsentKind>* absent = nullptr);
 
 // Every kind that requests may name, whether this build or machine has it or not.
 std::vector<std::string> KnownDeviceKinds();

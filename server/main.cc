@@ -43,6 +43,16 @@ sigset_t BlockStopSignals() {
   return signals;
 }
 
+// The one line that says why a build with GPU devices serves without; empty when a GPU is there, or none was
+// asked for.
+std::string NoGpuLine(const std::vector<std::unique_ptr<Device>>& devices,
+                      const std::vector<AbsentKind>& absent) {
+  if (devices.size() > 1 || absent.empty()) return "";
+  std::string line = "no GPU is served, the CPU computes everything";
+  for (const AbsentKind& a : absent) line += "; " + a.kind + ": " + a.reason;
+  return line;
+}
+
 int Serve(const Options& options, const sigset_t& signals) {
   DeviceOptions device_options;
   device_options.threads = static_cast<int>(options.threads);
@@ -51,9 +61,12 @@ int Serve(const Options& options, const sigset_t& signals) {
   device_options.calibration_file = options.calibration_file;
   device_options.vulkan_devices = options.vulkan_devices;
   device_options.pipeline_cache_file = options.pipeline_cache_file;
+  std::vector<AbsentKind> absent;
+  auto devices = OpenDevices(device_options, &absent);
+  if (const std::string line = NoGpuLine(devices, absent); !line.empty())
+    Log(LogLevel::kInfo, line);
   std::string error;
-  const std::unique_ptr<Server> server =
-      Server::Start(options, OpenDevices(device_options), &error);
+  const std::unique_ptr<Server> server = Server::Start(options, std::move(devices), &error);
   if (server == nullptr) {
     Log(LogLevel::kError, error);
     return 1;

@@ -122,7 +122,7 @@ void AddDevices(std::vector<MetricFamily>* page, const Engine& engine) {
     const Labels labels{{"device", engine.devices()[d]->info().id}};
     bytes.metric.push_back(GaugeSample(static_cast<double>(engine.weights().bytes(d)), labels));
     limit.metric.push_back(
-        GaugeSample(static_cast<double>(engine.weights().limit_bytes()), labels));
+        GaugeSample(static_cast<double>(engine.weights().limit_bytes(d)), labels));
     queued.metric.push_back(GaugeSample(static_cast<double>(engine.queued(d)), labels));
   }
   MetricFamily quarantined{

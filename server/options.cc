@@ -13,10 +13,11 @@ constexpr int64_t kMiB = 1024 * kKiB;
 constexpr int64_t kGiB = 1024 * kMiB;
 constexpr std::string_view kEnvironmentPrefix = "QMATMUL_";
 
-using Member = std::variant<std::string Options::*, int64_t Options::*, bool Options::*>;
+using Member = std::variant<std::string Options::*, int64_t Options::*, bool Options::*,
+                            std::vector<DeviceBytes> Options::*>;
 
 // One option. Numbers take min … max and, for names with "bytes", a KiB, MiB or GiB suffix; words
-// take one of `words`, or anything when it is empty.
+// take one of `words`, or anything when it is empty; a list of limits takes numbers for devices.
 struct Row {
   std::string_view name;
   Member member;
@@ -78,6 +79,8 @@ constexpr Row kTable[] = {
      "memory of sent replies that is kept for the next ones"},
     {"weight_bytes_max", &Options::weight_bytes_max, "0", 0, int64_t{1} << 50, "",
      "packed weights on one device; 0: three quarters of its memory"},
+    {"device_weight_bytes_max", &Options::device_weight_bytes_max, "", 0, int64_t{1} << 50, "",
+     "the same for some devices, by id or kind: cuda:0=40GiB,vulkan=2GiB; 0: none there"},
     {"uploads_max", &Options::uploads_max, "16", 1, 1024, "", "weights uploaded at the same time"},
     {"threads", &Options::threads, "0", 0, 4096, "",
      "compute team of the CPU; 0: what affinity and quota allow"},
@@ -149,6 +152,35 @@ bool ParseNumber(const Row& row, std::string_view text, int64_t* value, std::str
   return false;
 }
 
+bool ParseDeviceBytes(const Row& row, std::string_view text, std::vector<DeviceBytes>* list,
+                      std::string* error) {
+  list->clear();
+  while (!Trim(text).empty()) {
+    const size_t comma = std::min(text.find(','), text.size());
+    const std::string_view item = Trim(text.substr(0, comma));
+    text.remove_prefix(std::min(comma + 1, text.size()));
+    const size_t equals = item.find('=');
+    const std::string device(Trim(item.substr(0, equals)));
+    if (equals == std::string_view::npos || device.empty()) {
+      *error = std::string(row.name) + ": \"" + std::string(item) +
+               "\" must be a device's id or kind and a number: cuda:0=40GiB,vulkan=2GiB";
+      return false;
+    }
+    if (std::any_of(list->begin(), list->end(),
+                    [&](const DeviceBytes& other) { return other.device == device; })) {
+      *error = std::string(row.name) + " names " + device + " twice";
+      return false;
+    }
+    int64_t bytes = 0;
+    if (!ParseNumber(row, Trim(item.substr(equals + 1)), &bytes, error)) {
+      *error += ", for " + device;
+      return false;
+    }
+    list->push_back({device, bytes});
+  }
+  return true;
+}
+
 bool ParseSwitch(const Row& row, std::string_view text, bool* value, std::string* error) {
   *value = text == "on" || text == "true" || text == "1";
   if (*value || text == "off" || text == "false" || text == "0") return true;
@@ -172,6 +204,8 @@ bool Set(const Row& row, std::string_view text, const std::string& origin, Loade
     return ParseWord(row, text, &(options.**word), error);
   if (const auto* number = std::get_if<int64_t Options::*>(&row.member))
     return ParseNumber(row, text, &(options.**number), error);
+  if (const auto* list = std::get_if<std::vector<DeviceBytes> Options::*>(&row.member))
+    return ParseDeviceBytes(row, text, &(options.**list), error);
   return ParseSwitch(row, text, &(options.*std::get<bool Options::*>(row.member)), error);
 }
 
@@ -263,6 +297,12 @@ std::string ValueText(const Row& row, const Options& options) {
   if (const auto* word = std::get_if<std::string Options::*>(&row.member)) return options.**word;
   if (const auto* number = std::get_if<int64_t Options::*>(&row.member))
     return std::to_string(options.**number);
+  if (const auto* list = std::get_if<std::vector<DeviceBytes> Options::*>(&row.member)) {
+    std::string text;
+    for (const DeviceBytes& limit : options.**list)
+      text += (text.empty() ? "" : ",") + limit.device + "=" + std::to_string(limit.bytes);
+    return text;
+  }
   return options.*std::get<bool Options::*>(row.member) ? "on" : "off";
 }
 

@@ -18,6 +18,12 @@
 
 namespace qmatmul {
 
+// A limit for the device of this id, or for those of this kind: "cuda:0", "vulkan".
+struct DeviceBytes {
+  std::string device;
+  int64_t bytes = 0;
+};
+
 struct Options {
   std::string config;
   std::string listen;
@@ -43,6 +49,7 @@ struct Options {
   int64_t in_flight_bytes_max = 0;
   int64_t reply_pool_bytes_max = 0;
   int64_t weight_bytes_max = 0;
+  std::vector<DeviceBytes> device_weight_bytes_max;
   int64_t uploads_max = 0;
   int64_t threads = 0;
   int64_t team_spin_us_max = 0;

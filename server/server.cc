@@ -9,6 +9,7 @@
 #include <grpcpp/impl/service_type.h>
 #include <prometheus/exposer.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -39,6 +40,29 @@ constexpr const char* kDeviceKinds[] = {"cpu", "cuda", "vulkan"};
 // Messages carry a few hundred bytes beside their tensors: names, shapes, what was done.
 constexpr int64_t kEnvelopeBytes = 64 << 10;
 
+// What packed weights may hold of a device's memory: what is said of its id, of its kind, of all, and else
+// three quarters of it: products need room too.
+int64_t WeightBytesMax(const Options& options, const DeviceInfo& device) {
+  for (const std::string* name : {&device.id, &device.kind})
+    for (const DeviceBytes& limit : options.device_weight_bytes_max)
+      if (limit.device == *name) return limit.bytes;
+  if (options.weight_bytes_max > 0) return options.weight_bytes_max;
+  return device.memory_bytes / 4 * 3;
+}
+
+// Empty, or what is wrong with device_weight_bytes_max. Devices that other machines with the same
+// configuration have may be named; what is no device anywhere may not.
+std::string WrongDeviceName(const Options& options) {
+  for (const DeviceBytes& limit : options.device_weight_bytes_max) {
+    const std::string kind = limit.device.substr(0, limit.device.find(':'));
+    if (std::find(std::begin(kDeviceKinds), std::end(kDeviceKinds), kind) != std::end(kDeviceKinds))
+      continue;
+    return "device_weight_bytes_max names \"" + limit.device +
+           "\", which is no device: its kind must be cpu, cuda or vulkan";
+  }
+  return "";
+}
+
 EngineOptions EngineOptionsOf(const Options& options,
                               const std::vector<std::unique_ptr<Device>>& devices) {
   EngineOptions engine;
@@ -52,9 +76,8 @@ EngineOptions EngineOptionsOf(const Options& options,
   engine.batcher.delay_ns_max = options.batch_delay_us_max * 1000;
   engine.batcher.tile_ns_max = options.tile_us_max * 1000;
   engine.in_flight_bytes_max = options.in_flight_bytes_max;
-  engine.weight_bytes_max = options.weight_bytes_max;
-  if (engine.weight_bytes_max == 0)
-    engine.weight_bytes_max = devices.front()->info().memory_bytes / 4 * 3;
+  for (const auto& device : devices)
+    engine.weight_bytes_max.push_back(WeightBytesMax(options, device->info()));
   engine.inline_ns_max = options.inline_us_max * 1000;
   engine.metrics = options.metrics;
   engine.known_device_kinds = {std::begin(kDeviceKinds), std::end(kDeviceKinds)};
@@ -134,6 +157,7 @@ Engine& Server::engine() { return parts_->engine; }
 std::unique_ptr<Server> Server::Start(const Options& options,
                                       std::vector<std::unique_ptr<Device>> devices,
                                       std::string* error) {
+  if (*error = WrongDeviceName(options); !error->empty()) return nullptr;
   std::unique_ptr<Server> server(new Server(std::make_unique<Parts>(options, std::move(devices))));
   Parts& parts = *server->parts_;
   parts.context.message_bytes_max = options.message_bytes_max;

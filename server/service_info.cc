@@ -21,7 +21,7 @@ class InfoService final : public v1::InfoService::CallbackService {
       device->set_description(info.description);
       device->set_threads(info.threads);
       device->set_lanes(info.lanes);
-      device->set_memory_bytes(engine_.weights().limit_bytes());
+      device->set_memory_bytes(engine_.weights().limit_bytes(d));
       device->set_memory_used_bytes(engine_.weights().bytes(d));
       for (const std::string& feature : info.features) device->add_features(feature);
       bool is_lost = false;  // put aside under its own name

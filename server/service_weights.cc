@@ -80,10 +80,13 @@ class UploadCall final : public grpc::ServerReadReactor<v1::RegisterWeightReques
     if (Status status = upload_->Finish(&result); !status.ok()) return status;
     DescribeWeight(*result.weight, reply_->mutable_weight());
     reply_->set_already_registered(result.already_registered);
-    Log(LogLevel::kInfo, "registered " + reply_->weight().name() + " generation " +
-                             std::to_string(result.weight->content->generation) + " digest " +
-                             result.weight->content->digest +
-                             (result.already_registered ? " (known)" : ""));
+    std::string line = "registered " + reply_->weight().name() + " generation " +
+                       std::to_string(result.weight->content->generation) + " digest " +
+                       result.weight->content->digest +
+                       (result.already_registered ? " (known)" : "");
+    for (const v1::WeightAbsence& absence : reply_->weight().absences())
+      line += "; not on " + absence.device() + ": " + absence.reason();
+    Log(LogLevel::kInfo, line);
     return {};
   }
 

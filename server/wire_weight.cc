@@ -138,8 +138,15 @@ void DescribeWeight(const Weight& weight, v1::Weight* message) {
   message->set_digest(content.digest);
   message->set_generation(content.generation);
   message->set_create_time_ns(weight.create_time_ns);
-  for (const auto& copy : content.copies()) {
-    if (copy == nullptr) continue;
+  for (size_t device = 0; device < content.copies().size(); ++device) {
+    const auto& copy = content.copies()[device];
+    if (!content.IsOn(device)) {
+      v1::WeightAbsence* absence = message->add_absences();
+      Absence known = content.AbsenceOn(device);
+      absence->set_device(std::move(known.device));
+      absence->set_reason(std::move(known.reason));
+      continue;
+    }
     v1::WeightCopy* described = message->add_copies();
     described->set_device(copy->device());
     described->set_layout(copy->layout());

@@ -33,6 +33,9 @@ Json ToJson(const client::WeightInfo& w) {
   json["generation"] = w.generation;
   json["create_time_ns"] = w.create_time_ns;
   json["copies"] = copies;
+  json["absences"] = Json::array();
+  for (const auto& absence : w.absences)
+    json["absences"].push_back({{"device", absence.device}, {"reason", absence.reason}});
   return json;
 }
 

@@ -87,6 +87,8 @@ void PrintWeight(const client::WeightInfo& w) {
   for (const auto& copy : w.copies)
     std::printf("copy        %s, %s, %s\n", copy.device.c_str(), copy.layout.c_str(),
                 BytesText(copy.bytes).c_str());
+  for (const auto& absence : w.absences)
+    std::printf("not on      %s: %s\n", absence.device.c_str(), absence.reason.c_str());
 }
 
 client::Registration Upload(client::Client& client, const client::WeightUpload& upload) {

@@ -48,6 +48,7 @@ Error Arena::AddPiece(int64_t bytes) {
 Error Arena::Allocate(int64_t bytes, std::byte** memory) {
   bytes = BlockBytes(std::max<int64_t>(bytes, 1));
   std::lock_guard lock(mutex_);
+  if (abandoned_) return {ErrorKind::kLost, "its memory went when the device was lost"};
   *memory = TakeFree(bytes);
   if (*memory == nullptr) {
     if (Error error = AddPiece(bytes); !error.ok()) return error;
@@ -61,6 +62,7 @@ Error Arena::Allocate(int64_t bytes, std::byte** memory) {
 void Arena::Free(std::byte* memory) {
   if (memory == nullptr) return;
   std::lock_guard lock(mutex_);
+  if (abandoned_) return;
   const auto block = blocks_.find(memory);
   assert(block != blocks_.end());
   const int64_t bytes = block->second;
@@ -100,9 +102,13 @@ bool Arena::ReleaseWhole(int keep) {
   return released;
 }
 
-void Arena::Trim() {
+void Arena::Abandon() {
   std::lock_guard lock(mutex_);
-  ReleaseWhole(0);
+  for (const auto& [base, piece] : pieces_) runtime_->Free(base);
+  pieces_.clear();
+  blocks_.clear();
+  used_bytes_ = held_bytes_ = 0;
+  abandoned_ = true;
 }
 
 int64_t Arena::used_bytes() const {

@@ -4,7 +4,7 @@
 // must not call them; and what a weight holds is to be said to the byte.
 //
 // Thread-safety: all methods may be called from any thread. Ownership: the runtime outlives the arena; blocks
-// are given back before it goes.
+// are given back before it goes, or abandoned.
 //
 // Invariants
 //   1. Blocks are multiples of kBlockBytes, and aligned to it.
@@ -36,8 +36,9 @@ class Arena {
   Error Allocate(int64_t bytes, std::byte** memory);
   void Free(std::byte* memory);
 
-  // Gives back the piece that is kept.
-  void Trim();
+  // Gives everything back, blocks that are in use too: freeing those later does nothing. From then on
+  // Allocate fails, and the runtime is not asked any more.
+  void Abandon();
 
   int64_t used_bytes() const;  // in blocks
   int64_t held_bytes() const;  // in pieces
@@ -62,6 +63,7 @@ class Arena {
   std::map<std::byte*, int64_t> blocks_;
   int64_t used_bytes_ = 0;
   int64_t held_bytes_ = 0;
+  bool abandoned_ = false;
 };
 
 }  // namespace qmatmul::cuda

@@ -11,6 +11,9 @@
 namespace qmatmul::cuda {
 namespace {
 
+// Products of few rows are short, and their shapes come again; those of many are not, and do not.
+constexpr int64_t kGraphRowsMax = 8;
+
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -302,7 +305,7 @@ Error Batch::LaunchOf(size_t s, size_t w, KernelLaunch* launch) const {
   return e;
 }
 
-Error Batch::EnqueueStep(size_t s) {
+Error Batch::AddStep(size_t s, std::vector<Operation>* operations) const {
   const Step& step = steps_[s];
   for (size_t f = 0; f < step.forms.size(); ++f) {
     const Form& form = step.forms[f];
@@ -322,7 +325,7 @@ Error Batch::EnqueueStep(size_t s) {
     args.floats = form.floats;
     KernelLaunch launch = KernelLaunch::Of(KernelId::kRows, args);
     launch.grid_x = static_cast<int>(rows_);
-    if (Error e = lane_->runtime->Launch(lane_->stream, launch); !e.ok()) return e;
+    operations->emplace_back().launch = launch;
   }
   for (size_t w = 0; w < step.products.size(); ++w) {
     const ProductPlan& plan = step.products[w].plan;
@@ -331,20 +334,25 @@ Error Batch::EnqueueStep(size_t s) {
     launch.grid_x = plan.grid_x;
     launch.grid_y = plan.grid_y;
     launch.grid_z = plan.grid_z;
-    if (Error e = lane_->runtime->Launch(lane_->stream, launch); !e.ok()) return e;
+    operations->emplace_back().launch = launch;
   }
   return {};
 }
 
-Error Batch::Enqueue() {
-  Runtime& runtime = *lane_->runtime;
-  if (Error e = runtime.Upload(lane_->stream, lane_->device.data(), lane_->host.data(), up_end_);
-      !e.ok())
-    return e;
+Error Batch::Enqueue(bool* replayed) {
+  std::vector<Operation> operations;
+  operations.push_back(
+      {Operation::Kind::kUpload, lane_->device.data(), lane_->host.data(), up_end_, {}});
   for (size_t s = 0; s < steps_.size(); ++s)
-    if (Error e = EnqueueStep(s); !e.ok()) return e;
-  return runtime.Download(lane_->stream, lane_->host.data() + down_begin_,
-                          lane_->device.data() + down_begin_, end_ - down_begin_);
+    if (Error e = AddStep(s, &operations); !e.ok()) return e;
+  operations.push_back({Operation::Kind::kDownload,
+                        lane_->host.data() + down_begin_,
+                        lane_->device.data() + down_begin_,
+                        end_ - down_begin_,
+                        {}});
+  if (rows_ <= kGraphRowsMax)
+    return lane_->graphs.Enqueue(lane_->stream, std::move(operations), replayed);
+  return GraphCache::EnqueueAll(lane_->runtime, lane_->stream, operations);
 }
 
 Fault Batch::Run(std::span<const TilePart> parts, std::vector<int64_t>* refused_rows,
@@ -355,10 +363,11 @@ Fault Batch::Run(std::span<const TilePart> parts, std::vector<int64_t>* refused_
   PlaceResults();
   PlaceWork();
   Error error = Reserve();
+  bool replayed = false;
   if (error.ok()) {
     FillRows();
     FillOutputs();
-    error = Enqueue();
+    error = Enqueue(&replayed);
   }
   // Whatever was begun ends before the lane's memory may change.
   const Error end = lane_->runtime->Synchronize(lane_->stream);
@@ -368,6 +377,7 @@ Fault Batch::Run(std::span<const TilePart> parts, std::vector<int64_t>* refused_
                          "the operands and results of " + std::to_string(rows_) +
                              " rows: " + std::to_string(end_ + work_bytes_) + " bytes");
   Settle(refused_rows);
+  if (replayed) gpu_->CountGraphRun();
   for (const Step& step : steps_) {
     report->packed_rows += rows_ * static_cast<int64_t>(step.forms.size());
     report->padded_rows += step.products[0].plan.padded_rows - rows_;

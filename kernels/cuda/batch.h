@@ -90,8 +90,8 @@ class Batch {
   void FillOutputs();
   DeviceOutput OutputOf(const Epilogue& epilogue, const WeightArgs& weight) const;
   void FillActivations();
-  Error Enqueue();
-  Error EnqueueStep(size_t step);
+  Error Enqueue(bool* replayed);
+  Error AddStep(size_t step, std::vector<Operation>* operations) const;
   ProductArgs ArgsOf(size_t step, size_t w) const;
   Error LaunchOf(size_t step, size_t w, KernelLaunch* launch) const;
   void Settle(std::vector<int64_t>* refused_rows);

@@ -52,6 +52,13 @@ std::vector<TilePart> CutTile(std::span<const RowSegment> segments, int64_t begi
   return parts;
 }
 
+// Configuration disables every kernel.
+bool IsUnwanted(const DeviceOptions& options) {
+  return std::all_of(CudaKernels().begin(), CudaKernels().end(), [&](const CudaKernel& kernel) {
+    return IsListed(options.disabled_kernels, kernel.name);
+  });
+}
+
 }  // namespace
 
 CudaDevice::CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options,
@@ -69,16 +76,14 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options,
 
 std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
                                              const DeviceOptions& options, std::string* why_not) {
-  const auto is_listed = [&options](const CudaKernel& kernel) {
-    return IsListed(options.disabled_kernels, kernel.name);
-  };
-  if (std::all_of(CudaKernels().begin(), CudaKernels().end(), is_listed)) {
+  if (IsUnwanted(options)) {
     *why_not = "every kernel is disabled by configuration (QMATMUL_DISABLE_KERNELS)";
     return nullptr;
   }
+  const std::shared_ptr<Runtime> shared = std::move(runtime);
   std::vector<std::string> broken;
   for (;;) {
-    auto gpu = std::make_shared<Gpu>(std::move(runtime));
+    auto gpu = std::make_shared<Gpu>(shared);
     if (Error error = gpu->Open(); !error.ok()) {
       *why_not = error.message;
       return nullptr;
@@ -91,41 +96,75 @@ std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
     }
     *why_not = gpu->CheckLost().message;
     device = nullptr;
-    runtime = gpu->Close();
-    if (guilty.empty() || !runtime->Reset().ok()) return nullptr;
+    gpu->Close();
+    if (guilty.empty() || !shared->Reset().ok()) return nullptr;
     broken.push_back(guilty);
   }
 }
 
 std::string CudaDevice::ProveKernels() {
+  const std::shared_ptr<Gpu> gpu = this->gpu();
   for (const KernelInfo& kernel : Kernels()) {
     if (!kernel.usable()) continue;
     for (const int64_t rows : {1, 13, 77}) {  // one of each class, none a multiple of a tile
+      // What was put aside before the device was lost stays so.
+      size_t index = 0;
+      if (!choices_.list().Find(kernel.name, rows, &index).ok()) continue;
       const std::string difference = ProveKernel(this, kernel, rows);
+      if (gpu->lost()) return kernel.name;
       if (!difference.empty()) Quarantine(kernel.name, rows, difference);
     }
-    if (gpu_->lost()) return kernel.name;
   }
   // After mma has been proved.
   for (size_t i = 0; i < CudaKernels().size(); ++i) {
     const CudaKernel& kernel = CudaKernels()[i];
     if (!choices_.list().IsUsable(i) || kernel.form != Form::kWgmma) continue;
     const std::string difference = CompareKernels(this, kernel.name, kMmaInt8);
+    if (gpu->lost()) return std::string(kernel.name);
     for (const int64_t rows : {1, 13, 77})
       if (!difference.empty()) Quarantine(kernel.name, rows, difference);
-    if (gpu_->lost()) return std::string(kernel.name);
   }
   return "";
 }
 
+std::vector<QuarantineInfo> CudaDevice::Quarantined() const {
+  std::vector<QuarantineInfo> aside = choices_.list().Quarantined();
+  const int64_t lost_time_ns = gpu()->lost_time_ns();
+  if (lost_time_ns == 0) return aside;
+  for (const KernelInfo& kernel : Kernels())
+    aside.push_back({info_.id, kernel.name, "the device was lost", lost_time_ns});
+  return aside;
+}
+
+bool CudaDevice::Reopen() {
+  const std::lock_guard one(reopen_mutex_);
+  const std::shared_ptr<Gpu> old = gpu();
+  if (!old->lost()) return false;
+  old->Close();
+  if (!old->runtime().Reset().ok()) return false;
+  const auto fresh = std::make_shared<Gpu>(old->shared_runtime());
+  if (!fresh->Open().ok()) return false;
+  {
+    const std::lock_guard swap(gpu_mutex_);
+    gpu_ = fresh;
+  }
+  return ProveKernels().empty();
+}
+
 Fault CudaDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {
   std::shared_ptr<CudaPackedWeight> weight;
-  if (Fault fault = CudaPackedWeight::Allocate(spec, gpu_, &weight); !fault.ok()) return fault;
+  if (Fault fault = CudaPackedWeight::Allocate(spec, gpu(), &weight); !fault.ok()) return fault;
   *packer = std::make_unique<CudaPacker>(std::move(weight));
   return {};
 }
 
-Fault CudaDevice::Mismatch(const PackedWeight& weight) const {
+Fault CudaDevice::CheckHeld(const PackedWeight& weight, const Gpu& gpu) const {
+  const auto* packed = dynamic_cast<const CudaPackedWeight*>(&weight);
+  if (packed != nullptr && packed->gpu() == &gpu) return {};
+  if (packed != nullptr && weight.device() == info_.id && weight.is_lost())
+    return {
+        FaultKind::kDeviceLost, "DEVICE_LOST",
+        info_.id + " was lost, and this weight with it; register it again, or use another device"};
   return {FaultKind::kInternal, "LAYOUT_MISMATCH",
           "weight is packed as " + weight.device() + "/" + weight.layout() + ", the kernel reads " +
               info_.id + "/" + LayoutOf(weight.spec())};
@@ -133,12 +172,12 @@ Fault CudaDevice::Mismatch(const PackedWeight& weight) const {
 
 Fault CudaDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                          std::span<int8_t> out) const {
-  const auto* packed = dynamic_cast<const CudaPackedWeight*>(&weight);
-  if (packed == nullptr || packed->gpu() != gpu_.get()) return Mismatch(weight);
+  const std::shared_ptr<Gpu> gpu = this->gpu();
+  if (Fault fault = CheckHeld(weight, *gpu); !fault.ok()) return fault;
   assert(0 <= k_begin && k_begin <= k_end && k_end <= weight.spec().k &&
          int64_t(out.size()) >= (k_end - k_begin) * weight.spec().n);
-  if (Fault fault = gpu_->CheckLost(); !fault.ok()) return fault;
-  return UnpackWeight(*packed, gpu_.get(), k_begin, k_end, out);
+  if (Fault fault = gpu->CheckLost(); !fault.ok()) return fault;
+  return UnpackWeight(static_cast<const CudaPackedWeight&>(weight), gpu.get(), k_begin, k_end, out);
 }
 
 Fault CudaDevice::ChooseOne(const ProductSize& size, std::string_view layout,
@@ -156,18 +195,18 @@ Fault CudaDevice::ChooseOne(const ProductSize& size, std::string_view layout,
               " weights; ListKernels shows those that can run"};
 }
 
-Fault CudaDevice::Choose(const Work& work, int64_t rows, std::vector<StepKernels>* kernels,
-                         RunReport* report) const {
+Fault CudaDevice::Choose(const Work& work, const Gpu& gpu, int64_t rows,
+                         std::vector<StepKernels>* kernels, RunReport* report) const {
   kernels->resize(work.steps.size());
   for (size_t s = 0; s < work.steps.size(); ++s) {
     const WorkStep& step = work.steps[s];
     assert(0 < step.weights.size() && step.weights.size() <= kWeightsPerCallMax);
     for (size_t w = 0; w < step.weights.size(); ++w) {
-      const auto* packed = dynamic_cast<const CudaPackedWeight*>(step.weights[w].get());
-      if (packed == nullptr || packed->gpu() != gpu_.get()) return Mismatch(*step.weights[w]);
-      const WeightSpec& spec = packed->spec();
+      const PackedWeight& packed = *step.weights[w];
+      if (Fault fault = CheckHeld(packed, gpu); !fault.ok()) return fault;
+      const WeightSpec& spec = packed.spec();
       KernelChoices::Choice choice;
-      if (Fault f = ChooseOne({rows, spec.k, spec.n, spec.dtype, step.arithmetic}, packed->layout(),
+      if (Fault f = ChooseOne({rows, spec.k, spec.n, spec.dtype, step.arithmetic}, packed.layout(),
                               work.kernel, &choice);
           !f.ok())
         return f;
@@ -185,12 +224,13 @@ Fault CudaDevice::Run(const Work& work, RunReport* report) {
   assert(!work.steps.empty());
   *report = {};
   for (const RowSegment& segment : work.segments) report->rows += segment.rows;
-  if (Fault fault = gpu_->CheckLost(); !fault.ok()) return fault;
+  const std::shared_ptr<Gpu> gpu = this->gpu();
+  if (Fault fault = gpu->CheckLost(); !fault.ok()) return fault;
   try {
     std::vector<StepKernels> kernels;
-    if (Fault f = Choose(work, report->rows, &kernels, report); !f.ok()) return f;
+    if (Fault f = Choose(work, *gpu, report->rows, &kernels, report); !f.ok()) return f;
     if (report->rows > 0)
-      if (Fault f = RunTiles(work, kernels, report->rows, report); !f.ok()) return f;
+      if (Fault f = RunTiles(work, kernels, gpu.get(), report->rows, report); !f.ok()) return f;
   } catch (const std::bad_alloc&) {
     return {FaultKind::kResourceExhausted, "SCRATCH_MEMORY",
             "no host memory for a product of " + std::to_string(report->rows) +
@@ -200,10 +240,11 @@ Fault CudaDevice::Run(const Work& work, RunReport* report) {
   return {};
 }
 
-Fault CudaDevice::RunTiles(const Work& work, std::span<const StepKernels> kernels, int64_t rows,
-                           RunReport* report) {
-  const Gpu::Hold lane(gpu_.get());
-  Batch batch(work, kernels, gpu_.get(), lane.get());
+Fault CudaDevice::RunTiles(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu,
+                           int64_t rows, RunReport* report) {
+  const Gpu::Hold lane(gpu);
+  if (!lane) return gpu->CheckLost();
+  Batch batch(work, kernels, gpu, lane.get());
   const int64_t bytes_max = std::min(kTileBytesMax, info_.memory_bytes / kTileMemoryShare);
   const int64_t rows_max = std::clamp<int64_t>(bytes_max / batch.row_bytes(), 1, kTileRowsMax);
   const int64_t tiles = (rows + rows_max - 1) / rows_max;
@@ -243,12 +284,15 @@ int64_t CudaDevice::PredictNs(int64_t rows, const PackedWeight& weight, Arithmet
   return static_cast<int64_t>(choices_.CallNs({rows, spec.k, spec.n, spec.dtype, arithmetic}));
 }
 
-std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options) {
+std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options,
+                                                     std::string* why_none) {
   std::vector<std::unique_ptr<Device>> devices;
-  std::string why_none;
-  for (std::unique_ptr<Runtime>& runtime : OpenRuntimes(&why_none))
-    if (auto device = CudaDevice::Open(std::move(runtime), options, &why_none); device != nullptr)
+  why_none->clear();
+  if (IsUnwanted(options)) return devices;
+  for (std::unique_ptr<Runtime>& runtime : OpenRuntimes(why_none))
+    if (auto device = CudaDevice::Open(std::move(runtime), options, why_none); device != nullptr)
       devices.push_back(std::move(device));
+  if (!devices.empty()) why_none->clear();
   return devices;
 }
 

@@ -6,10 +6,12 @@
 //   1. A kernel serves only after it gave the reference's bytes here, at the start (self-test). One that loses
 //      the device there is not offered again, and the device is made anew.
 //   2. A lost device (an error that the CUDA runtime repeats from then on) answers DEVICE_LOST to everything;
-//      what it was computing is void.
+//      what it was computing is void, and its weights are lost for good. Rearm resets it and opens it anew, for
+//      weights that come then.
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -38,35 +40,49 @@ class CudaDevice final : public Device {
                                     Arithmetic arithmetic, std::string_view forced) const override;
   int64_t PredictNs(int64_t rows, const PackedWeight& weight, Arithmetic arithmetic,
                     int threads) const override;
-  std::vector<QuarantineInfo> Quarantined() const override { return choices_.list().Quarantined(); }
+  // A lost device: all of its kernels, under the device's own name.
+  std::vector<QuarantineInfo> Quarantined() const override;
   void Quarantine(std::string_view kernel, int64_t rows, std::string_view reason) override {
     choices_.list().Quarantine(kernel, rows, reason);
   }
-  bool Rearm(std::string_view key) override { return choices_.list().Rearm(key); }
+  bool Rearm(std::string_view key) override {
+    return key == info_.id ? Reopen() : choices_.list().Rearm(key);
+  }
 
-  const Gpu& gpu() const { return *gpu_; }
+  // As it is now; another one after the device was opened anew.
+  std::shared_ptr<Gpu> gpu() const {
+    const std::lock_guard lock(gpu_mutex_);
+    return gpu_;
+  }
 
  private:
   CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options,
              std::span<const std::string> broken);
   // Puts aside what gives other bytes. The name of the kernel that lost the device, if one did.
   std::string ProveKernels();
-  Fault Mismatch(const PackedWeight& weight) const;
+  // False when it is not lost, or still is.
+  bool Reopen();
+  // That `weight` is held by `gpu`; DEVICE_LOST or LAYOUT_MISMATCH when it is not.
+  Fault CheckHeld(const PackedWeight& weight, const Gpu& gpu) const;
   // The forced kernel, or the best; `layout` is the weight's.
   Fault ChooseOne(const ProductSize& size, std::string_view layout, std::string_view forced,
                   KernelChoices::Choice* choice) const;
   // The weights are this GPU's, and each has a kernel.
-  Fault Choose(const Work& work, int64_t rows, std::vector<StepKernels>* kernels,
+  Fault Choose(const Work& work, const Gpu& gpu, int64_t rows, std::vector<StepKernels>* kernels,
                RunReport* report) const;
-  Fault RunTiles(const Work& work, std::span<const StepKernels> kernels, int64_t rows,
+  Fault RunTiles(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu, int64_t rows,
                  RunReport* report);
 
+  std::mutex reopen_mutex_;       // one attempt at a time
+  mutable std::mutex gpu_mutex_;  // guards gpu_
   std::shared_ptr<Gpu> gpu_;
   DeviceInfo info_;
   KernelChoices choices_;
 };
 
-// Every GPU of this machine; none without a driver.
-std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options);
+// Every GPU of this machine; none without a driver. `why_none` says why there is none; it stays empty where
+// configuration disables all kernels, for then none is wanted.
+std::vector<std::unique_ptr<Device>> OpenCudaDevices(const DeviceOptions& options,
+                                                     std::string* why_none);
 
 }  // namespace qmatmul::cuda

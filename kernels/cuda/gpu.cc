@@ -1,8 +1,16 @@
 #include "kernels/cuda/gpu.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace qmatmul::cuda {
+namespace {
+
+int64_t UnixNs() {
+  return std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
+
+}  // namespace
 
 Error Buffer::Reserve(int64_t bytes) {
   if (bytes <= bytes_) return {};
@@ -38,7 +46,8 @@ Lane::Lane(Runtime* r, Arena* arena)
       device(r, arena, Buffer::Where::kDevice),
       work(r, arena, Buffer::Where::kDevice),
       partial(r, arena, Buffer::Where::kDevice),
-      tickets(r, arena, Buffer::Where::kDevice) {}
+      tickets(r, arena, Buffer::Where::kDevice),
+      graphs(r) {}
 
 Lane::~Lane() {
   if (stream != nullptr) runtime->DestroyStream(stream);
@@ -50,7 +59,7 @@ Error Lane::ReserveZeroed(Buffer* buffer, int64_t bytes) {
   return runtime->Clear(stream, buffer->data(), buffer->bytes());
 }
 
-Gpu::Gpu(std::unique_ptr<Runtime> runtime) : runtime_(std::move(runtime)), arena_(runtime_.get()) {}
+Gpu::Gpu(std::shared_ptr<Runtime> runtime) : runtime_(std::move(runtime)), arena_(runtime_.get()) {}
 
 Error Gpu::Open() {
   for (int i = 0; i < kLanes; ++i) {
@@ -61,11 +70,18 @@ Error Gpu::Open() {
   return {};
 }
 
-std::unique_ptr<Runtime> Gpu::Close() {
-  free_.clear();
-  lanes_.clear();
-  arena_.Trim();
-  return std::move(runtime_);
+void Gpu::Close() {
+  std::vector<std::unique_ptr<Lane>> lanes;
+  {
+    std::unique_lock lock(mutex_);
+    freed_.wait(lock, [this] { return free_.size() == lanes_.size(); });
+    closed_ = true;
+    free_.clear();
+    lanes.swap(lanes_);
+  }
+  freed_.notify_all();
+  lanes.clear();
+  arena_.Abandon();
 }
 
 Fault Gpu::FaultOf(const Error& error, const char* memory_reason, const std::string& what) {
@@ -77,8 +93,8 @@ Fault Gpu::FaultOf(const Error& error, const char* memory_reason, const std::str
                 " bytes are in use; delete weights or send fewer rows at a time"};
   {
     std::lock_guard lock(mutex_);
-    if (!lost_) lost_message_ = error.message;
-    lost_ = true;
+    if (!lost()) lost_message_ = error.message;
+    if (!lost()) lost_time_ns_ = UnixNs();
   }
   return CheckLost();
 }
@@ -93,17 +109,20 @@ Fault Gpu::CheckLost() {
 
 Gpu::Hold::Hold(Gpu* gpu) : gpu_(gpu) {
   std::unique_lock lock(gpu->mutex_);
-  gpu->freed_.wait(lock, [gpu] { return !gpu->free_.empty(); });
+  gpu->freed_.wait(lock, [gpu] { return gpu->closed_ || !gpu->free_.empty(); });
+  lane_ = nullptr;
+  if (gpu->closed_) return;
   lane_ = gpu->free_.back();
   gpu->free_.pop_back();
 }
 
 Gpu::Hold::~Hold() {
+  if (lane_ == nullptr) return;
   {
     std::lock_guard lock(gpu_->mutex_);
     gpu_->free_.push_back(lane_);
   }
-  gpu_->freed_.notify_one();
+  gpu_->freed_.notify_all();  // one of those who wait may be Close, which needs them all
 }
 
 }  // namespace qmatmul::cuda

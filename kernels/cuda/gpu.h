@@ -4,7 +4,11 @@
 // first.
 //
 // Thread-safety: Gpu may be used from any thread; a Lane by the one thread that has taken it.
-// Ownership: a Gpu is shared by the device and its weights; lanes belong to it.
+// Ownership: a Gpu is shared by the device and its weights; lanes belong to it. The runtime is shared by the
+// Gpus that were made on it one after the other.
+//
+// Invariant: a Gpu that was closed touches the runtime no more, so that nothing of before a reset is given to
+// what came after it.
 #pragma once
 
 #include <atomic>
@@ -17,6 +21,7 @@
 #include <vector>
 
 #include "kernels/cuda/arena.h"
+#include "kernels/cuda/graph_cache.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/matmul.h"
 
@@ -57,22 +62,31 @@ struct Lane {
   Buffer work;          // operands, intermediate results
   Buffer partial;       // sums of slices of K: all zero between launches
   Buffer tickets;       // likewise
+  GraphCache graphs;
 };
 
 class Gpu {
  public:
   static constexpr int kLanes = 3;
 
-  explicit Gpu(std::unique_ptr<Runtime> runtime);
+  explicit Gpu(std::shared_ptr<Runtime> runtime);
   // Makes the lanes.
   Error Open();
-  // The reverse: lanes and memory go, the runtime is the caller's. No weight is left, and nothing follows.
-  std::unique_ptr<Runtime> Close();
+  // The reverse, of a lost one: waits for those who hold lanes; then lanes and memory go, weights' too. Their
+  // owners may still drop them.
+  void Close();
 
   Runtime& runtime() { return *runtime_; }
+  const std::shared_ptr<Runtime>& shared_runtime() const { return runtime_; }
   const RuntimeInfo& info() const { return runtime_->info(); }
   Arena& arena() { return arena_; }
-  bool lost() const { return lost_.load(std::memory_order_relaxed); }
+  bool lost() const { return lost_time_ns() != 0; }
+  // Unix time at which the loss was noticed, 0 before.
+  int64_t lost_time_ns() const { return lost_time_ns_.load(std::memory_order_relaxed); }
+
+  // Batches that were a captured graph done again.
+  int64_t graph_runs() const { return graph_runs_.load(std::memory_order_relaxed); }
+  void CountGraphRun() { graph_runs_.fetch_add(1, std::memory_order_relaxed); }
 
   // What a caller of Device is told; a sticky error is remembered. `memory_reason` and `what` are for a
   // lack of memory.
@@ -80,7 +94,8 @@ class Gpu {
   // DEVICE_LOST when it is, else ok.
   Fault CheckLost();
 
-  // Takes a lane, when one is free, and gives it back at its end.
+  // Takes a lane, when one is free, and gives it back at its end. Null when the Gpu was closed meanwhile:
+  // CheckLost says so.
   class Hold {
    public:
     explicit Hold(Gpu* gpu);
@@ -89,6 +104,7 @@ class Gpu {
     Hold& operator=(const Hold&) = delete;
     Lane* operator->() const { return lane_; }
     Lane* get() const { return lane_; }
+    explicit operator bool() const { return lane_ != nullptr; }
 
    private:
     Gpu* const gpu_;
@@ -96,12 +112,14 @@ class Gpu {
   };
 
  private:
-  std::unique_ptr<Runtime> runtime_;
+  const std::shared_ptr<Runtime> runtime_;
   Arena arena_;
-  std::atomic<bool> lost_ = false;
+  std::atomic<int64_t> lost_time_ns_ = 0;
+  std::atomic<int64_t> graph_runs_ = 0;
   std::mutex mutex_;  // guards what follows
   std::condition_variable freed_;
   std::string lost_message_;
+  bool closed_ = false;
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<Lane*> free_;
 };

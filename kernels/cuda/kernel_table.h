@@ -82,8 +82,13 @@ struct KernelLaunch {
     static_assert(sizeof(Args) <= kArgsMax && std::is_trivially_copyable_v<Args>);
     KernelLaunch launch;
     launch.id = id;
+    Args same = args;
+#if !defined(__CUDACC__) && __has_builtin(__builtin_clear_padding)
+    // Launches are compared byte by byte (graph_cache.h), and what lies between the members is anything.
+    __builtin_clear_padding(&same);
+#endif
     for (size_t i = 0; i < sizeof(Args); ++i)
-      launch.args[i] = reinterpret_cast<const std::byte*>(&args)[i];
+      launch.args[i] = reinterpret_cast<const std::byte*>(&same)[i];
     return launch;
   }
 };

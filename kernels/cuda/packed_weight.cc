@@ -61,6 +61,7 @@ Fault CudaPackedWeight::Allocate(const WeightSpec& spec, std::shared_ptr<Gpu> gp
   Error error = g->arena().Allocate(end, &w.memory_);
   if (error.ok()) {
     const Gpu::Hold lane(g);
+    if (!lane) return g->CheckLost();
     error = g->runtime().Clear(lane->stream, w.memory_, end);
     if (error.ok()) error = g->runtime().Synchronize(lane->stream);
   }
@@ -131,6 +132,7 @@ Fault CudaPacker::FlushData() {
   const auto bytes = static_cast<int64_t>(stage_.size());
   Gpu& gpu = *weight_->gpu_;
   const Gpu::Hold lane(&gpu);
+  if (!lane) return gpu.CheckLost();
   if (Error e = lane->host.Reserve(bytes); !e.ok()) return FaultOf(e);
   if (Error e = lane->device.Reserve(bytes); !e.ok()) return FaultOf(e);
   std::memcpy(lane->host.data(), stage_.data(), stage_.size());
@@ -160,6 +162,7 @@ Fault CudaPacker::PutFloats(const std::vector<float>& values, const float* to) {
   const auto bytes = static_cast<int64_t>(values.size() * 4);
   Gpu& gpu = *weight_->gpu_;
   const Gpu::Hold lane(&gpu);
+  if (!lane) return gpu.CheckLost();
   if (Error e = lane->host.Reserve(bytes); !e.ok()) return FaultOf(e);
   std::memcpy(lane->host.data(), values.data(), static_cast<size_t>(bytes));
   auto* device = reinterpret_cast<std::byte*>(const_cast<float*>(to));
@@ -226,6 +229,7 @@ Fault CudaPacker::SumColumns() {
   Gpu& gpu = *weight_->gpu_;
   Runtime& runtime = gpu.runtime();
   const Gpu::Hold lane(&gpu);
+  if (!lane) return gpu.CheckLost();
   const int64_t stage_bytes = std::min<int64_t>(int64_t{w.n} * 4, kStageBytes);
   if (Error e = lane->host.Reserve(stage_bytes); !e.ok()) return FaultOf(e);
   if (Error e = runtime.Launch(lane->stream, launch); !e.ok()) return FaultOf(e);
@@ -251,6 +255,7 @@ Fault UnpackWeight(const CudaPackedWeight& weight, Gpu* gpu, int64_t k_begin, in
     return gpu->FaultOf(e, "SCRATCH_MEMORY", "the rows of an unpacked weight");
   };
   const Gpu::Hold lane(gpu);
+  if (!lane) return gpu->CheckLost();
   for (int64_t k = k_begin; k < k_end; k += lines) {
     const int64_t end = std::min(k + lines, k_end), bytes = (end - k) * w.n;
     if (Error e = lane->host.Reserve(bytes); !e.ok()) return fault(e);

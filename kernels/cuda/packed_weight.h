@@ -30,6 +30,7 @@ class CudaPackedWeight final : public PackedWeight {
   ~CudaPackedWeight() override;
 
   std::span<const int32_t> column_sums() const override { return totals_; }
+  bool is_lost() const override { return gpu_->lost(); }
   const WeightArgs& args() const { return args_; }
   const Gpu* gpu() const { return gpu_.get(); }
   // Bytes that a product reads.

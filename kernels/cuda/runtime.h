@@ -39,6 +39,7 @@ struct RuntimeInfo {
 };
 
 using Stream = void*;
+using Graph = void*;
 
 class Runtime {
  public:
@@ -69,8 +70,14 @@ class Runtime {
   // Rows of `row_bytes`, a multiple of 16, for boxes of 128 bytes × 128 rows in a 128-byte swizzle.
   virtual Error DescribeRows(const unsigned char* data, int64_t rows, int64_t row_bytes,
                              TensorMap* map) = 0;
+  // Records what `enqueue` puts on the stream; nothing of it is done. `graph` stays null where the device does
+  // not record it; then it is to be done one by one.
+  virtual Error Capture(Stream stream, const std::function<Error()>& enqueue, Graph* graph) = 0;
+  // Does what was recorded, with the memory of then as it is now.
+  virtual Error Replay(Stream stream, Graph graph) = 0;
+  virtual void DestroyGraph(Graph graph) = 0;
   virtual Error Synchronize(Stream stream) = 0;
-  // Makes a lost device usable again. All its memory and streams were given back.
+  // Makes a lost device usable again, by a new context. All its memory and streams were given back.
   virtual Error Reset() = 0;
 };
 

@@ -159,8 +159,36 @@ class CudaRuntime final : public Runtime {
     if (result == CUDA_SUCCESS) return {};
     return {ErrorKind::kLost, "cuTensorMapEncodeTiled: error " + std::to_string(int(result))};
   }
+  Error Capture(Stream stream, const std::function<Error()>& enqueue, Graph* graph) override {
+    *graph = nullptr;
+    if (Error e = Use(); !e.ok()) return e;
+    // Other threads go on allocating meanwhile.
+    if (cudaStreamBeginCapture(Of(stream), cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+      const Error enqueued = enqueue();
+      cudaGraph_t recorded = nullptr;
+      cudaGraphExec_t made = nullptr;
+      const cudaError_t ended = cudaStreamEndCapture(Of(stream), &recorded);
+      if (enqueued.ok() && ended == cudaSuccess && cudaGraphInstantiate(&made, recorded, 0) == cudaSuccess)
+        *graph = made;
+      if (recorded != nullptr) (void)cudaGraphDestroy(recorded);
+    }
+    (void)cudaGetLastError();  // one by one then, and what is wrong with that is said there
+    return {};
+  }
+  Error Replay(Stream stream, Graph graph) override {
+    if (Error e = Use(); !e.ok()) return e;
+    return ErrorOf(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), Of(stream)));
+  }
+  void DestroyGraph(Graph graph) override {
+    if (Use().ok()) (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+  }
   Error Reset() override {
+    // A lost device may refuse to be made current, and is current all the same. Never another's context.
     if (Error e = Use(); !e.ok()) (void)cudaGetLastError();
+    int current = -1;
+    (void)cudaGetDevice(&current);
+    (void)cudaGetLastError();
+    if (current != device_) return {ErrorKind::kLost, "the driver does not let " + info_.id + " be reset"};
     if (Error e = ErrorOf(cudaDeviceReset()); !e.ok()) return e;
     return Prepare();
   }
@@ -190,9 +218,14 @@ std::vector<std::unique_ptr<Runtime>> OpenRuntimes(std::string* why_none) {
     (void)cudaGetLastError();
     return runtimes;
   }
+  *why_none = "the driver shows no GPU";
   for (int device = 0; device < count; ++device) {
     cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) continue;
+    if (const cudaError_t error = cudaGetDeviceProperties(&properties, device); error != cudaSuccess) {
+      *why_none = cudaGetErrorString(error);
+      (void)cudaGetLastError();
+      continue;
+    }
     if (properties.major < kMajorMin) {
       *why_none = std::string(properties.name) + " is older than sm_80";
       continue;

@@ -31,7 +31,8 @@ std::byte* MapGuarded(int64_t bytes, int64_t* mapped) {
 }  // namespace
 
 struct EmulatedRuntime::Queue {
-  std::vector<std::function<void()>> operations;
+  Recording operations;
+  Recording* recorded = nullptr;  // while a capture is going on
 };
 
 EmulatedRuntime::EmulatedRuntime(const EmulatedOptions& options)
@@ -45,8 +46,8 @@ EmulatedRuntime::EmulatedRuntime(const EmulatedOptions& options)
 }
 
 EmulatedRuntime::~EmulatedRuntime() {
-  // What is still allocated was leaked by its owner.
-  if (allocated_bytes_ != 0) std::abort();
+  // What is still there was leaked by its owner.
+  if (allocated_bytes_ != 0 || streams_ != 0 || graphs_ != 0) std::abort();
 }
 
 Error EmulatedRuntime::Lost() const {
@@ -89,16 +90,50 @@ Error EmulatedRuntime::AllocatePinned(int64_t bytes, std::byte** memory) {
 void EmulatedRuntime::FreePinned(std::byte* memory) { std::free(memory); }
 
 Error EmulatedRuntime::CreateStream(Stream* stream) {
+  if (Error e = Lost(); !e.ok()) return e;
   *stream = new Queue;
-  return Lost();
+  ++streams_;
+  return {};
 }
 
-void EmulatedRuntime::DestroyStream(Stream stream) { delete static_cast<Queue*>(stream); }
+void EmulatedRuntime::DestroyStream(Stream stream) {
+  delete static_cast<Queue*>(stream);
+  --streams_;
+}
 
 Error EmulatedRuntime::Enqueue(Stream stream, std::function<void()> operation) {
   if (Error e = Lost(); !e.ok()) return e;
-  static_cast<Queue*>(stream)->operations.push_back(std::move(operation));
+  auto* queue = static_cast<Queue*>(stream);
+  (queue->recorded != nullptr ? *queue->recorded : queue->operations)
+      .push_back(std::move(operation));
   return {};
+}
+
+Error EmulatedRuntime::Capture(Stream stream, const std::function<Error()>& enqueue, Graph* graph) {
+  if (Error e = Lost(); !e.ok()) return e;
+  *graph = nullptr;
+  if (!captures_) return {};
+  auto recording = std::make_unique<Recording>();
+  auto* queue = static_cast<Queue*>(stream);
+  queue->recorded = recording.get();
+  const Error error = enqueue();
+  queue->recorded = nullptr;
+  if (!error.ok()) return {};
+  *graph = recording.release();
+  ++graphs_;
+  return {};
+}
+
+Error EmulatedRuntime::Replay(Stream stream, Graph graph) {
+  for (const auto& operation : *static_cast<const Recording*>(graph))
+    if (Error e = Enqueue(stream, operation); !e.ok()) return e;
+  ++replays_;
+  return {};
+}
+
+void EmulatedRuntime::DestroyGraph(Graph graph) {
+  delete static_cast<Recording*>(graph);
+  --graphs_;
 }
 
 Error EmulatedRuntime::Upload(Stream stream, std::byte* device, const std::byte* host,
@@ -138,6 +173,13 @@ Error EmulatedRuntime::DescribeRows(const unsigned char*, int64_t, int64_t, Tens
 }
 
 Error EmulatedRuntime::Reset() {
+  // What its owner still holds would be another's afterwards.
+  if (allocated_bytes_ != 0 || streams_ != 0 || graphs_ != 0) std::abort();
+  if (failing_resets_ > 0) {
+    --failing_resets_;
+    return {ErrorKind::kLost, "emulated: the device does not come back yet"};
+  }
+  ++resets_;
   lost_ = false;
   return {};
 }

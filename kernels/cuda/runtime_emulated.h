@@ -48,11 +48,21 @@ class EmulatedRuntime : public Runtime {
   Error Time(Stream stream, const std::function<Error()>& enqueue, double* ns) override;
   Error DescribeRows(const unsigned char* data, int64_t rows, int64_t row_bytes,
                      TensorMap* map) override;
+  Error Capture(Stream stream, const std::function<Error()>& enqueue, Graph* graph) override;
+  Error Replay(Stream stream, Graph graph) override;
+  void DestroyGraph(Graph graph) override;
   Error Synchronize(Stream stream) override;
   Error Reset() override;
 
   // The device is lost at the launch after `launches` more; negative: never.
   void LoseAfter(int64_t launches) { launches_left_ = launches; }
+  // Reset fails so often before it works.
+  void SetFailingResets(int resets) { failing_resets_ = resets; }
+  int resets() const { return resets_; }
+  // As a driver that captures nothing.
+  void SetCaptures(bool captures) { captures_ = captures; }
+  int graphs() const { return graphs_; }
+  int64_t replays() const { return replays_; }
   void SetMemoryBytes(int64_t bytes) { memory_bytes_ = bytes; }
   int64_t allocated_bytes() const { return allocated_bytes_; }
   int64_t launches() const { return launches_; }
@@ -60,6 +70,7 @@ class EmulatedRuntime : public Runtime {
 
  private:
   struct Queue;
+  using Recording = std::vector<std::function<void()>>;
   Error Lost() const;
   Error Enqueue(Stream stream, std::function<void()> operation);
   void Run(const KernelLaunch& launch);
@@ -72,6 +83,9 @@ class EmulatedRuntime : public Runtime {
   std::atomic<int64_t> launches_ = 0;
   std::array<std::atomic<int64_t>, kKernelCount> launches_of_ = {};
   std::atomic<bool> lost_ = false;
+  std::atomic<int> failing_resets_ = 0, resets_ = 0, streams_ = 0, graphs_ = 0;
+  std::atomic<int64_t> replays_ = 0;
+  std::atomic<bool> captures_ = true;
   std::mutex mutex_;  // guards sizes_
   std::map<std::byte*, int64_t> sizes_;
 };

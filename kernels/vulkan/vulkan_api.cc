@@ -37,16 +37,21 @@ VKAPI_ATTR VkBool32 VKAPI_CALL Tell(VkDebugUtilsMessageSeverityFlagBitsEXT,
 
 }  // namespace
 
-std::shared_ptr<const Instance> Instance::Open(const MessageSink& on_message) {
+std::shared_ptr<const Instance> Instance::Open(const MessageSink& on_message,
+                                               std::string* why_not) {
+  const auto no = [why_not](std::string reason) {
+    if (why_not != nullptr) *why_not = std::move(reason);
+    return nullptr;
+  };
   const PFN_vkGetInstanceProcAddr get = Loader();
-  if (get == nullptr) return nullptr;
+  if (get == nullptr) return no("the loader, libvulkan.so.1, is not installed");
   const auto version =
       reinterpret_cast<PFN_vkEnumerateInstanceVersion>(get(nullptr, "vkEnumerateInstanceVersion"));
   const auto create = reinterpret_cast<PFN_vkCreateInstance>(get(nullptr, "vkCreateInstance"));
   uint32_t found = 0;
   if (version == nullptr || create == nullptr || version(&found) != VK_SUCCESS ||
       found < VK_API_VERSION_1_1)
-    return nullptr;
+    return no("the loader, libvulkan.so.1, is older than Vulkan 1.1");
   const bool validate = on_message && HasLayer(get, kValidationLayer);
   if (on_message && !validate)
     on_message(std::string(kValidationLayer) + " is not installed: nothing is validated");
@@ -62,9 +67,9 @@ std::shared_ptr<const Instance> Instance::Open(const MessageSink& on_message) {
   info.ppEnabledLayerNames = &kValidationLayer;
   info.ppEnabledExtensionNames = &extension;
   const std::shared_ptr<Instance> instance(new Instance);
-  if (create(&info, nullptr, &instance->instance_) != VK_SUCCESS) {
+  if (const VkResult r = create(&info, nullptr, &instance->instance_); r != VK_SUCCESS) {
     instance->instance_ = VK_NULL_HANDLE;
-    return nullptr;
+    return no("no driver: vkCreateInstance gave VkResult " + std::to_string(static_cast<int>(r)));
   }
   bool complete = true;
 #define QMATMUL_VULKAN_FIND(name)                                                           \
@@ -72,7 +77,7 @@ std::shared_ptr<const Instance> Instance::Open(const MessageSink& on_message) {
   complete = complete && instance->vk.name != nullptr;
   QMATMUL_VULKAN_INSTANCE_FUNCTIONS(QMATMUL_VULKAN_FIND)
 #undef QMATMUL_VULKAN_FIND
-  if (!complete) return nullptr;
+  if (!complete) return no("the driver lacks functions of Vulkan 1.1");
   instance->on_message_ = on_message;
   if (validate) instance->Listen(get);
   return instance;

@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -49,9 +50,10 @@ using MessageSink = std::function<void(std::string_view)>;
 
 class Instance {
  public:
-  // Null without a loader, or without a driver that speaks Vulkan 1.1. With `on_message` set the
-  // validation layer is on.
-  static std::shared_ptr<const Instance> Open(const MessageSink& on_message);
+  // Null without a loader, or without a driver that speaks Vulkan 1.1; `why_not`, if given, says which. With
+  // `on_message` set the validation layer is on.
+  static std::shared_ptr<const Instance> Open(const MessageSink& on_message,
+                                              std::string* why_not = nullptr);
   ~Instance();
   Instance(const Instance&) = delete;
   Instance& operator=(const Instance&) = delete;

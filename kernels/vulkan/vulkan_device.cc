@@ -335,23 +335,41 @@ bool IsHeld(const GpuTraits& traits, std::span<const std::unique_ptr<Device>> op
                      [](const auto& device) { return device->info().kind == "cuda"; });
 }
 
+// Empty when the device is to be opened.
+std::string WhyNotWanted(const GpuTraits& traits, const DeviceOptions& options,
+                         std::span<const std::unique_ptr<Device>> opened) {
+  if (traits.api_version < VK_API_VERSION_1_1) return " is older than Vulkan 1.1";
+  if (options.vulkan_devices == "all") return "";
+  if (traits.is_software) return " computes on the CPU and is opened only by vulkan_devices = all";
+  return IsHeld(traits, opened) ? " is served by CUDA" : "";
+}
+
 }  // namespace
 
 std::vector<std::unique_ptr<Device>> OpenVulkanDevices(
     const DeviceOptions& options, std::span<const std::unique_ptr<Device>> opened,
-    const VulkanSettings& settings) {
+    const VulkanSettings& settings, std::string* why_none) {
   std::vector<std::unique_ptr<Device>> devices;
   if (options.vulkan_devices == "off") return devices;
-  const std::shared_ptr<const Instance> instance = Instance::Open(settings.on_message);
-  if (instance == nullptr) return devices;
-  for (const VkPhysicalDevice physical : instance->PhysicalDevices()) {
+  std::string why_not;
+  const std::shared_ptr<const Instance> instance = Instance::Open(settings.on_message, &why_not);
+  const auto physicals =
+      instance == nullptr ? std::vector<VkPhysicalDevice>() : instance->PhysicalDevices();
+  if (instance != nullptr && physicals.empty()) why_not = "the driver shows no device";
+  for (const VkPhysicalDevice physical : physicals) {
     const GpuTraits traits = Gpu::TraitsOf(*instance, physical, settings);
-    if (traits.api_version < VK_API_VERSION_1_1) continue;
-    if (options.vulkan_devices != "all" && (traits.is_software || IsHeld(traits, opened))) continue;
+    const std::string refusal = WhyNotWanted(traits, options, opened);
+    if (!refusal.empty()) {
+      why_not += (why_not.empty() ? "" : ", ") + traits.name + refusal;
+      continue;
+    }
     auto device = VulkanDevice::Open(instance, physical, traits, static_cast<int>(devices.size()),
                                      options, settings);
     if (device != nullptr) devices.push_back(std::move(device));
+    else
+      why_not += (why_not.empty() ? "" : ", ") + traits.name + " fails when it is opened or tested";
   }
+  if (why_none != nullptr && devices.empty()) *why_none = why_not;
   return devices;
 }
 

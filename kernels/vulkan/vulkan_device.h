@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -35,9 +37,10 @@ struct VulkanSettings {
 };
 
 // Every Vulkan device that `options` admits: "vulkan:0" first. `opened`: devices that the table's earlier
-// rows opened; a GPU that one of them holds already is not opened again.
+// rows opened; a GPU that one of them holds already is not opened again. `why_none`, if given, says why
+// there is none; it stays empty where the options ask for none.
 std::vector<std::unique_ptr<Device>> OpenVulkanDevices(
     const DeviceOptions& options, std::span<const std::unique_ptr<Device>> opened = {},
-    const VulkanSettings& settings = {});
+    const VulkanSettings& settings = {}, std::string* why_none = nullptr);
 
 }  // namespace qmatmul::vulkan

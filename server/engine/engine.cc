@@ -9,6 +9,8 @@ namespace {
 // What a refused client is told to wait: for room among the requests in flight, and for a successor.
 constexpr int64_t kRoomRetryNs = 1'000'000;
 constexpr int64_t kDrainRetryNs = 1'000'000'000;
+// Of a device for which the options name no limit.
+constexpr int64_t kWeightBytesMax = int64_t{1} << 40;
 
 std::vector<Metrics::KernelKey> KernelKeys(const std::vector<Device*>& devices) {
   std::vector<Metrics::KernelKey> keys;
@@ -43,8 +45,10 @@ Engine::Engine(std::vector<std::unique_ptr<Device>> devices, const EngineOptions
   assert(!devices_.empty());
   for (const auto& device : devices_) device_list_.push_back(device.get());
   metrics_ = std::make_unique<Metrics>(KernelKeys(device_list_), options.metrics);
+  std::vector<int64_t> weight_bytes_max = options.weight_bytes_max;
+  weight_bytes_max.resize(device_list_.size(), kWeightBytesMax);
   weights_ =
-      std::make_unique<WeightStore>(device_list_, options.weight_bytes_max, clock_, *metrics_);
+      std::make_unique<WeightStore>(device_list_, std::move(weight_bytes_max), clock_, *metrics_);
   router_ =
       std::make_unique<Router>(device_list_, options.known_device_kinds, options.inline_ns_max);
   for (size_t d = 0; d < device_list_.size(); ++d) {
@@ -137,10 +141,13 @@ Status Engine::Explain(const RouteQuery& query, Plan* plan) const {
     if (d != route.device) order.push_back(d);
   std::string reason;
   for (const size_t d : order) {
+    const std::string& id = device_list_[d]->info().id;
+    if (std::string absence = WhyNotHeld(query, d); !absence.empty()) {
+      plan->candidates.push_back({id, {"", false, false, std::nullopt, std::move(absence)}});
+      continue;
+    }
     std::vector<std::shared_ptr<const PackedWeight>> packed;
     for (const WeightPtr& weight : query.weights) packed.push_back(weight->content->copies()[d]);
-    if (std::find(packed.begin(), packed.end(), nullptr) != packed.end()) continue;
-    const std::string& id = device_list_[d]->info().id;
     for (KernelChoice& choice :
          device_list_[d]->Explain(query.rows, packed, query.arithmetic, query.kernel)) {
       choice.chosen = choice.chosen && d == route.device;

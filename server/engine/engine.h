@@ -38,8 +38,9 @@ namespace qmatmul {
 struct EngineOptions {
   BatcherLimits batcher;                           // of each device
   int64_t in_flight_bytes_max = int64_t{1} << 30;  // input and output of all requests
-  int64_t weight_bytes_max = int64_t{1} << 40;     // packed weights on one device
-  int64_t inline_ns_max = 20'000;                  // what a hand-off costs
+  // Packed weights on each device, by its index; those beyond the end may have 2^40 bytes.
+  std::vector<int64_t> weight_bytes_max;
+  int64_t inline_ns_max = 20'000;  // what a hand-off costs
   bool metrics = true;
   std::vector<std::string> known_device_kinds;
 };

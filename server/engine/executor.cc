@@ -26,15 +26,13 @@ WeightList WeightsOf(const Request& request) {
   return weights;
 }
 
-// The device that computes for one that was lost.
+// The device that computes for one that was lost, or whose memory is short.
 constexpr size_t kFallbackIndex = 0;
 
 bool HoldsAll(size_t device, const Request& request) {
   const WeightList weights = WeightsOf(request);
-  return std::all_of(weights.begin(), weights.end(), [&](const Weight* weight) {
-    const auto& copy = weight->content->copies()[device];
-    return copy != nullptr && !copy->is_lost();
-  });
+  return std::all_of(weights.begin(), weights.end(),
+                     [&](const Weight* weight) { return weight->content->IsOn(device); });
 }
 
 // What was seen of each piece's outputs so far: an attempt that fails may have added to it.
@@ -180,12 +178,15 @@ void Executor::Run(std::span<const BatchPiece> pieces, int threads_max,
   const std::vector<Outcome> before =
       fallback_ != nullptr ? OutcomesOf(pieces) : std::vector<Outcome>();
   Fault fault = RunOn(device_index_, device_, pieces, threads_max, &segments, &report);
-  if (fault.kind == FaultKind::kDeviceLost && fallback_ != nullptr &&
+  const char* const why_redone = fault.kind == FaultKind::kDeviceLost          ? "device_lost"
+                                 : fault.kind == FaultKind::kResourceExhausted ? "device_memory"
+                                                                               : nullptr;
+  if (why_redone != nullptr && fallback_ != nullptr &&
       HoldsAll(kFallbackIndex, *pieces.front().request)) {
     RestoreOutcomes(before, pieces);
     device = fallback_;
     fault = RunOn(kFallbackIndex, *fallback_, pieces, threads_max, &segments, &report);
-    report.fallback = "device_lost";
+    report.fallback = why_redone;
   }
   if (fault.ok()) CountRun(*device, *pieces.front().request, segments, report);
   for (size_t i = 0; i < pieces.size(); ++i)

@@ -6,7 +6,7 @@ namespace qmatmul {
 
 bool MemoryLedger::Reserve(size_t device, int64_t bytes) {
   const std::lock_guard lock(mutex_);
-  if (bytes > limit_ - used_[device] - reserved_[device]) return false;
+  if (bytes > limits_[device] - used_[device] - reserved_[device]) return false;
   reserved_[device] += bytes;
   return true;
 }
@@ -19,7 +19,7 @@ void MemoryLedger::Unreserve(size_t device, int64_t bytes) {
 
 bool MemoryLedger::Commit(size_t device, int64_t reserved, int64_t bytes) {
   const std::lock_guard lock(mutex_);
-  if (bytes > limit_ - used_[device] - (reserved_[device] - reserved)) return false;
+  if (bytes > limits_[device] - used_[device] - (reserved_[device] - reserved)) return false;
   reserved_[device] -= reserved;
   used_[device] += bytes;
   return true;
@@ -34,6 +34,11 @@ void MemoryLedger::Free(size_t device, int64_t bytes) {
 int64_t MemoryLedger::used(size_t device) const {
   const std::lock_guard lock(mutex_);
   return used_[device];
+}
+
+int64_t MemoryLedger::left(size_t device) const {
+  const std::lock_guard lock(mutex_);
+  return limits_[device] - used_[device] - reserved_[device];
 }
 
 }  // namespace qmatmul

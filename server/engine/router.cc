@@ -10,10 +10,7 @@ namespace {
 constexpr size_t kNoDevice = std::numeric_limits<size_t>::max();
 
 bool HoldsAll(size_t device, const RouteQuery& query) {
-  const auto holds = [&](const WeightPtr& w) {
-    const auto& copy = w->content->copies()[device];
-    return copy != nullptr && !copy->is_lost();
-  };
+  const auto holds = [&](const WeightPtr& w) { return w->content->IsOn(device); };
   return std::all_of(query.weights.begin(), query.weights.end(), holds) &&
          std::all_of(query.then.begin(), query.then.end(),
                      [&](const ChainLink& link) { return holds(link.weight); });
@@ -24,6 +21,18 @@ bool HoldsAll(size_t device, const RouteQuery& query) {
 RouteQuery QueryOf(const Request& request) {
   return {request.activations.rows, request.weights, request.arithmetic,
           request.device,           request.kernel,  request.then};
+}
+
+std::string WhyNotHeld(const RouteQuery& query, size_t device) {
+  std::string why;
+  const auto look_at = [&](const Weight& weight) {
+    if (weight.content->IsOn(device)) return;
+    why += (why.empty() ? "weights/" : "; weights/") + weight.id +
+           " is not here: " + weight.content->AbsenceOn(device).reason;
+  };
+  for (const WeightPtr& weight : query.weights) look_at(*weight);
+  for (const ChainLink& link : query.then) look_at(*link.weight);
+  return why;
 }
 
 Router::Router(std::span<Device* const> devices, std::vector<std::string> known_kinds,
@@ -137,9 +146,13 @@ Status Router::Choose(const RouteQuery& query, std::span<const int64_t> backlog_
     best = d;
     best_ns = ns;
   }
-  if (best == kNoDevice)
-    return {Code::kFailedPrecondition, "DEVICE_ABSENT",
-            "no device that fits holds all weights of this request", "options.device"};
+  if (best == kNoDevice) {
+    std::string message = "no device that fits holds all weights of this request";
+    for (size_t d = 0; d < devices_.size(); ++d)
+      if (Fits(d, query.device))
+        message += "; " + devices_[d]->info().id + ": " + WhyNotHeld(query, d);
+    return {Code::kFailedPrecondition, "DEVICE_ABSENT", std::move(message), "options.device"};
+  }
   route->device = best;
   // A lane computes here and now only where a Run needs no hand-off of its own: on the CPU.
   route->runs_inline = devices_[best]->info().kind == "cpu" &&

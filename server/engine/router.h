@@ -31,6 +31,8 @@ struct RouteQuery {
 };
 
 RouteQuery QueryOf(const Request& request);
+// Which of the query's weights device `device` does not hold, and why; empty when it holds them all.
+std::string WhyNotHeld(const RouteQuery& query, size_t device);
 
 struct Route {
   size_t device = 0;         // index

@@ -4,11 +4,13 @@ namespace qmatmul {
 
 WeightContent::WeightContent(WeightSpec spec_in, std::string digest_in, int64_t generation_in,
                              std::shared_ptr<MemoryLedger> ledger,
-                             std::vector<std::shared_ptr<const PackedWeight>> copies)
+                             std::vector<std::shared_ptr<const PackedWeight>> copies,
+                             std::vector<Absence> absences)
     : spec(spec_in),
       digest(std::move(digest_in)),
       generation(generation_in),
       copies_(std::move(copies)),
+      absences_(std::move(absences)),
       ledger_(std::move(ledger)) {}
 
 WeightContent::~WeightContent() {
@@ -19,6 +21,16 @@ WeightContent::~WeightContent() {
         .reset();  // the memory goes first, so that the ledger never says less than there is
     ledger_->Free(device, bytes);
   }
+}
+
+Absence WeightContent::AbsenceOn(size_t device) const {
+  Absence absence = absences_[device];
+  if (copies_[device] != nullptr && copies_[device]->is_lost())
+    absence.reason =
+        "the device was lost, and this copy with it; delete the weight and register it again to "
+        "have it "
+        "there";
+  return absence;
 }
 
 int64_t WeightContent::bytes() const {

@@ -16,12 +16,19 @@
 
 namespace qmatmul {
 
+// Why a device holds no copy.
+struct Absence {
+  std::string device;
+  std::string reason;  // empty where it holds one
+};
+
 // One packed content. Immutable; its destructor gives its bytes back.
 class WeightContent {
  public:
   WeightContent(WeightSpec spec, std::string digest, int64_t generation,
                 std::shared_ptr<MemoryLedger> ledger,
-                std::vector<std::shared_ptr<const PackedWeight>> copies);
+                std::vector<std::shared_ptr<const PackedWeight>> copies,
+                std::vector<Absence> absences);
   ~WeightContent();
   WeightContent(const WeightContent&) = delete;
   WeightContent& operator=(const WeightContent&) = delete;
@@ -31,10 +38,17 @@ class WeightContent {
   const int64_t generation;  // grows with every content packed by this store
   // By device index; null where the device holds no copy.
   const std::vector<std::shared_ptr<const PackedWeight>>& copies() const { return copies_; }
+  // Whether device `device` can compute with it.
+  bool IsOn(size_t device) const {
+    return copies_[device] != nullptr && !copies_[device]->is_lost();
+  }
+  // The device's id, and why it cannot; an empty reason when it can.
+  Absence AbsenceOn(size_t device) const;
   int64_t bytes() const;
 
  private:
   std::vector<std::shared_ptr<const PackedWeight>> copies_;
+  const std::vector<Absence> absences_;  // by device index
   std::shared_ptr<MemoryLedger> ledger_;
 };
 

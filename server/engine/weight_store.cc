@@ -4,12 +4,12 @@
 
 namespace qmatmul {
 
-WeightStore::WeightStore(std::span<Device* const> devices, int64_t device_bytes_max,
+WeightStore::WeightStore(std::span<Device* const> devices, std::vector<int64_t> bytes_max,
                          const Clock& clock, Metrics& metrics)
     : devices_(devices.begin(), devices.end()),
       clock_(clock),
       metrics_(metrics),
-      ledger_(std::make_shared<MemoryLedger>(devices.size(), device_bytes_max)) {
+      ledger_(std::make_shared<MemoryLedger>(std::move(bytes_max))) {
   Changed();
 }
 

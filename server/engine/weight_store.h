@@ -36,9 +36,9 @@ namespace qmatmul {
 
 class WeightStore {
  public:
-  // Devices, clock and metrics outlive the store. A weight is packed for every device that can hold
-  // it.
-  WeightStore(std::span<Device* const> devices, int64_t device_bytes_max, const Clock& clock,
+  // Devices, clock and metrics outlive the store. A weight is packed for every device that can hold it
+  // and has room for it within `bytes_max`, one limit for each device.
+  WeightStore(std::span<Device* const> devices, std::vector<int64_t> bytes_max, const Clock& clock,
               Metrics& metrics);
 
   // Null when the name is not bound. Takes no lock while nothing is bound or unbound.
@@ -53,7 +53,7 @@ class WeightStore {
 
   int64_t size() const;
   int64_t bytes(size_t device) const { return ledger_->used(device); }
-  int64_t limit_bytes() const { return ledger_->limit(); }
+  int64_t limit_bytes(size_t device) const { return ledger_->limit(device); }
 
  private:
   friend class WeightUpload;

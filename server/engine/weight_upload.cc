@@ -2,6 +2,7 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
 #include <new>
 
 #include "server/engine/weight_store.h"
@@ -26,14 +27,22 @@ int64_t EstimatedBytes(const WeightSpec& spec) {
          spec.bias_bytes();
 }
 
-Status MemoryShort(const WeightSpec& spec, std::string_view device, int64_t bytes, int64_t limit) {
+Status MemoryShort(const WeightSpec& spec, std::string_view device, int64_t bytes, int64_t left,
+                   int64_t limit) {
   return Status{Code::kResourceExhausted, "WEIGHT_MEMORY",
                 "a weight of k = " + std::to_string(spec.k) + ", n = " + std::to_string(spec.n) +
-                    " needs " + std::to_string(bytes) + " bytes, more than is left of the " +
-                    std::to_string(limit) + " that weights may use on " + std::string(device) +
-                    "; delete weights or raise weight_bytes_max"}
+                    " needs " + std::to_string(bytes) + " bytes, and " + std::to_string(left) +
+                    " are left of the " + std::to_string(limit) + " that weights may use on " +
+                    std::string(device) +
+                    "; delete weights, or raise weight_bytes_max or device_weight_bytes_max"}
       .With("value", std::to_string(bytes))
       .With("limit", std::to_string(limit));
+}
+
+// Another device may do what this one cannot; what is wrong with the upload itself is wrong on all.
+bool IsPassedOver(const Status& status) {
+  return status.code == Code::kResourceExhausted || status.code == Code::kUnimplemented ||
+         status.reason == "DEVICE_LOST";
 }
 
 }  // namespace
@@ -66,7 +75,8 @@ WeightUpload::WeightUpload(WeightStore& store, Registration registration,
     : store_(store),
       registration_(std::move(registration)),
       known_(std::move(known)),
-      hash_(std::make_unique<Hash>()) {
+      hash_(std::make_unique<Hash>()),
+      refusals_(store.devices_.size()) {
   const std::string line = IdentityLine(registration_.spec);
   hash_->Add(std::as_bytes(std::span(line)));
 }
@@ -83,7 +93,8 @@ Status WeightUpload::StartOn(size_t device) {
   Device& target = *store_.devices_[device];
   const int64_t bytes = EstimatedBytes(spec);
   if (!store_.ledger_->Reserve(device, bytes))
-    return MemoryShort(spec, target.info().id, bytes, store_.limit_bytes());
+    return MemoryShort(spec, target.info().id, bytes, store_.ledger_->left(device),
+                       store_.limit_bytes(device));
   Packing& packing = packings_.emplace_back();
   packing.device = device;
   packing.reserved_bytes = bytes;
@@ -91,20 +102,40 @@ Status WeightUpload::StartOn(size_t device) {
   if (fault.ok()) return {};
   store_.ledger_->Unreserve(device, bytes);
   packings_.pop_back();
-  return FromFault(fault, "spec");
+  return FaultOn(device, fault, "spec");
+}
+
+Status WeightUpload::FaultOn(size_t device, const Fault& fault, const char* field) const {
+  Status status = FromFault(fault, field);
+  if (status.code != Code::kResourceExhausted) return status;
+  return std::move(status)
+      .With("value", std::to_string(EstimatedBytes(registration_.spec)))
+      .With("limit", std::to_string(store_.limit_bytes(device)));
 }
 
 Status WeightUpload::Start() {
-  Status refusal;
   for (size_t device = 0; device < store_.devices_.size(); ++device) {
     Status status = StartOn(device);
-    // A device that cannot hold this type of weight, or is lost, is passed over, unless it is the only one.
-    const bool is_passed_over =
-        status.code == Code::kUnimplemented || status.reason == "DEVICE_LOST";
-    if (!status.ok() && !is_passed_over) return status;
-    if (!status.ok()) refusal = std::move(status);
+    if (!status.ok() && !IsPassedOver(status)) return status;
+    refusals_[device] = std::move(status);
   }
-  return packings_.empty() ? refusal : Status{};
+  return packings_.empty() ? NoDeviceLeft() : Status{};
+}
+
+Status WeightUpload::NoDeviceLeft() const {
+  // Room can be made: that is the better thing to know than a type or a loss.
+  const auto short_of_memory =
+      std::find_if(refusals_.begin(), refusals_.end(),
+                   [](const Status& status) { return status.code == Code::kResourceExhausted; });
+  Status status = short_of_memory != refusals_.end() ? *short_of_memory : refusals_.back();
+  for (const Status& other : refusals_)
+    if (!other.ok() && other.message != status.message) status.message += "; " + other.message;
+  return status;
+}
+
+void WeightUpload::PassOver(size_t i, Status why) {
+  refusals_[packings_[i].device] = std::move(why);
+  Abandon(i);
 }
 
 void WeightUpload::Abandon(size_t i) {
@@ -131,14 +162,15 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
   hash_->Add(bytes);
   const int64_t begin_ns = store_.clock_.NowNs();
   for (size_t i = 0; i < packings_.size();) {
-    Fault fault = packings_[i].packer->Append(bytes);
+    const Fault fault = packings_[i].packer->Append(bytes);
     if (fault.ok()) {
       ++i;
-    } else if (fault.kind == FaultKind::kDeviceLost && packings_.size() > 1) {
-      Abandon(i);
-    } else {
-      return FromFault(fault, "chunk");
+      continue;
     }
+    Status status = FaultOn(packings_[i].device, fault, "chunk");
+    if (!IsPassedOver(status)) return status;
+    PassOver(i, std::move(status));
+    if (packings_.empty()) return NoDeviceLeft();
   }
   pack_ns_ += store_.clock_.NowNs() - begin_ns;
   return {};
@@ -147,8 +179,8 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
 Status WeightUpload::FinishPacking(std::string digest,
                                    std::shared_ptr<const WeightContent>* content) {
   MemoryLedger& ledger = *store_.ledger_;
-  const std::vector<std::shared_ptr<const PackedWeight>> none(store_.devices_.size());
-  std::vector<std::shared_ptr<const PackedWeight>> copies = none;
+  std::vector<std::shared_ptr<const PackedWeight>> copies(store_.devices_.size());
+  bool has_copy = false;
   const int64_t begin_ns = store_.clock_.NowNs();
   // Ownership moves copy by copy into `copies`; what is committed and then not wanted is given back
   // by the content's own destructor, so that there is one place that frees.
@@ -156,22 +188,31 @@ Status WeightUpload::FinishPacking(std::string digest,
   while (!packings_.empty() && status.ok()) {
     Packing& packing = packings_.back();
     std::shared_ptr<const PackedWeight> copy;
-    Fault fault = packing.packer->Finish(&copy);
-    const bool has_other = packings_.size() > 1 || copies != none;
-    if (fault.kind == FaultKind::kDeviceLost && has_other) {
-      Abandon(packings_.size() - 1);
-    } else if (!fault.ok()) {
-      status = FromFault(fault, "chunk");
+    const Fault fault = packing.packer->Finish(&copy);
+    Status of_this;
+    if (!fault.ok()) {
+      of_this = FaultOn(packing.device, fault, "chunk");
     } else if (!ledger.Commit(packing.device, packing.reserved_bytes, copy->bytes())) {
-      status = MemoryShort(registration_.spec, copy->device(), copy->bytes(), ledger.limit());
+      of_this = MemoryShort(registration_.spec, copy->device(), copy->bytes(),
+                            ledger.left(packing.device) + packing.reserved_bytes,
+                            ledger.limit(packing.device));
     } else {
+      has_copy = true;
       copies[packing.device] = std::move(copy);
       packings_.pop_back();
+      continue;
     }
+    copy.reset();  // before its room is another's
+    if (IsPassedOver(of_this)) PassOver(packings_.size() - 1, std::move(of_this));
+    else status = std::move(of_this);
   }
-  *content =
-      std::make_shared<WeightContent>(registration_.spec, std::move(digest),
-                                      store_.NextGeneration(), store_.ledger_, std::move(copies));
+  if (status.ok() && !has_copy) status = NoDeviceLeft();
+  std::vector<Absence> absences;
+  for (size_t device = 0; device < refusals_.size(); ++device)
+    absences.push_back({store_.devices_[device]->info().id, refusals_[device].message});
+  *content = std::make_shared<WeightContent>(registration_.spec, std::move(digest),
+                                             store_.NextGeneration(), store_.ledger_,
+                                             std::move(copies), std::move(absences));
   store_.metrics_.Observe(Histogram::kPackNs, pack_ns_ + store_.clock_.NowNs() - begin_ns);
   return status;
 }

@@ -6,6 +6,8 @@
 // Invariants
 //   1. At most 4 MiB are held beyond the packed copies, each of which has its room reserved.
 //   2. An upload that fails leaves names, contents and ledger as they were.
+//   3. A device that has no room, cannot hold the type or is lost is passed over: the upload fails for that
+//   only when no device is left.
 #pragma once
 
 #include <cstddef>
@@ -62,7 +64,12 @@ class WeightUpload {
   Status Start();
   Status StartOn(size_t device);
   // The upload goes on without this packing.
+  void PassOver(size_t i, Status why);
   void Abandon(size_t i);
+  // What the client is told when no device is left.
+  Status NoDeviceLeft() const;
+  // `value` and `limit` beside what a device said of its memory.
+  Status FaultOn(size_t device, const Fault& fault, const char* field) const;
   Status FinishPacking(std::string digest, std::shared_ptr<const WeightContent>* content);
   // The content that the bytes or, without any, the expected digest stand for.
   Status Resolve(std::shared_ptr<const WeightContent>* content, bool* already_registered);
@@ -72,6 +79,7 @@ class WeightUpload {
   std::shared_ptr<const WeightContent> known_;  // content of expected_digest, when it is here
   std::unique_ptr<Hash> hash_;
   std::vector<Packing> packings_;
+  std::vector<Status> refusals_;  // by device index; why it was passed over
   int64_t received_bytes_ = 0;
   int64_t pack_ns_ = 0;
 };

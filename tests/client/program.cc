@@ -66,17 +66,24 @@ ProgramResult RunProgram(const std::vector<std::string>& words,
   return result;
 }
 
-ServerProcess::ServerProcess(const std::string& program, const std::vector<std::string>& flags) {
+ServerProcess::ServerProcess(const std::string& program, const std::vector<std::string>& flags,
+                             const std::vector<std::string>& environment,
+                             const std::string& log_path) {
   std::vector<std::string> words = {program,      "--listen", "127.0.0.1:0", "--http-listen", "",
                                     "--grace-ms", "0",        "--log-level", "warn"};
   words.insert(words.end(), flags.begin(), flags.end());
   std::vector<char*> word_pointers = Pointers(words);
+  std::vector<std::string> variables = environment;
+  for (char** v = environ; *v != nullptr; ++v) variables.emplace_back(*v);
+  std::vector<char*> variable_pointers = Pointers(variables);
   int out[2];
   if (pipe2(out, O_CLOEXEC) != 0) return;
   child_ = fork();
   if (child_ == 0) {
     dup2(out[1], STDOUT_FILENO);
-    execv(word_pointers[0], word_pointers.data());
+    if (!log_path.empty())
+      dup2(open(log_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
+    execve(word_pointers[0], word_pointers.data(), variable_pointers.data());
     _exit(127);
   }
   close(out[1]);

@@ -24,8 +24,11 @@ ProgramResult RunProgram(const std::vector<std::string>& words,
 // A real qmatmul-server on free ports of the loopback interface.
 class ServerProcess {
  public:
-  // Waits for the line that says it is ready; address() is empty when it never came.
-  explicit ServerProcess(const std::string& program, const std::vector<std::string>& flags = {});
+  // Waits for the line that says it is ready; address() is empty when it never came. `environment` holds
+  // NAME=value pairs that come before ours; what it logs goes to `log_path`, or where ours goes.
+  explicit ServerProcess(const std::string& program, const std::vector<std::string>& flags = {},
+                         const std::vector<std::string>& environment = {},
+                         const std::string& log_path = {});
   ~ServerProcess();
   ServerProcess(const ServerProcess&) = delete;
   ServerProcess& operator=(const ServerProcess&) = delete;

@@ -10,7 +10,8 @@ namespace {
 // Two devices that hold every weight.
 struct TwoDevices {
   TwoDevices() : cpu("cpu", "cpu"), cuda("cuda:0", "cuda"), devices{&cpu, &cuda}, metrics({}) {
-    store = std::make_unique<WeightStore>(devices, int64_t{1} << 30, clock, metrics);
+    store = std::make_unique<WeightStore>(devices, std::vector<int64_t>(2, int64_t{1} << 30), clock,
+                                          metrics);
     router = std::make_unique<Router>(devices, std::vector<std::string>{"cpu", "cuda", "vulkan"},
                                       20'000);
     std::unique_ptr<WeightUpload> upload;

@@ -179,7 +179,7 @@ TEST(WeightStore, GenerationsAreNeverReused) {
 
 TEST(WeightStore, BudgetIsKeptToTheByte) {
   EngineOptions options;
-  options.weight_bytes_max = 2 * kBytes3x2;
+  options.weight_bytes_max = {2 * kBytes3x2};
   EngineFixture f(options);
   ASSERT_NE(f.Weight("a", 3, 2, 0), nullptr);
   ASSERT_NE(f.Weight("b", 3, 2, 1), nullptr);
@@ -195,7 +195,7 @@ TEST(WeightStore, BudgetIsKeptToTheByte) {
 
 TEST(WeightStore, UploadsUnderWayCountAgainstTheBudget) {
   EngineOptions options;
-  options.weight_bytes_max = kBytes3x2 + kBytes3x2 / 2;
+  options.weight_bytes_max = {kBytes3x2 + kBytes3x2 / 2};
   EngineFixture f(options);
   const WeightSpec spec = Int8Spec(3, 2);
   const std::vector<std::byte> bytes = UploadBytes(spec);

@@ -14,8 +14,10 @@
 #include "kernels/cuda/agreement.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/runtime_emulated.h"
+#include "tests/kernels/cuda_emulated.h"
 #include "tests/support/device_call.h"
 #include "tests/support/product_case.h"
+#include "tests/support/reference_call.h"
 
 namespace qmatmul::cuda {
 namespace {
@@ -27,29 +29,6 @@ using test::ProductRequest;
 using test::Random;
 using test::TestActivations;
 using test::TestWeight;
-
-// An opened device, and the runtime that it owns.
-struct Emulated {
-  std::unique_ptr<CudaDevice> device;
-  EmulatedRuntime* runtime = nullptr;
-};
-
-template <typename RuntimeType = EmulatedRuntime>
-Emulated Open(const EmulatedOptions& options, const std::string& disabled = "") {
-  auto runtime = std::make_unique<RuntimeType>(options);
-  Emulated emulated;
-  emulated.runtime = runtime.get();
-  std::string why_not;
-  emulated.device = CudaDevice::Open(std::move(runtime), {.disabled_kernels = disabled}, &why_not);
-  EXPECT_NE(emulated.device, nullptr) << why_not;
-  return emulated;
-}
-
-TestWeight AnyWeight(DataType dtype, int64_t k, int64_t n, int64_t groups, Random* random) {
-  WeightSpec spec = test::MakeSpec(dtype, Layout::kNK, k, n, k / groups);
-  if (dtype != DataType::kInt4) spec = test::WithScales(spec, DataType::kF32, n);
-  return MakeWeight(test::WithBias(spec), Fill::kRandom, random);
-}
 
 // One product of `rows` rows with every kernel that fits.
 void CheckKernels(Device* device, DataType dtype, int64_t rows, int64_t k, int64_t n,
@@ -125,7 +104,7 @@ TEST(CudaMemory, WeightsReportTheirBytesAndGiveThemBack) {
     EmulatedOptions options;
     options.arena_piece_bytes = piece;
     Emulated emulated = Open(options);
-    Arena& arena = const_cast<Gpu&>(emulated.device->gpu()).arena();
+    Arena& arena = emulated.device->gpu()->arena();
     Random random(20);
     // What lanes keep for staging has its greatest size after this.
     (void)test::PackOn(emulated.device.get(), AnyWeight(DataType::kInt8, 3000, 200, 1, &random));
@@ -235,6 +214,125 @@ TEST(CudaLoss, WhileAWeightIsPacked) {
   EXPECT_EQ(emulated.device->Pack(weight.view(), &packed).reason, "DEVICE_LOST");
 }
 
+// Closed, reset and made anew; what was on it before is lost and touches nothing of what is there now.
+TEST(CudaLoss, TheDeviceIsOpenedAnewAndServesAgain) {
+  for (int64_t piece : {int64_t{0}, int64_t{1} << 20}) {
+    EmulatedOptions options;
+    options.arena_piece_bytes = piece;
+    Emulated emulated = Open(options);
+    Device* device = emulated.device.get();
+    Random random(60);
+    const TestWeight weight = AnyWeight(DataType::kInt8, 300, 40, 1, &random);
+    const TestActivations a = IntegerActivations(DataType::kInt8, 5, 300, Fill::kRandom, &random);
+    const Epilogue raw{.skip_bias = true};
+    auto before = test::PackOn(device, weight);
+    EXPECT_FALSE(device->Rearm("cuda:0")) << "it is not lost";
+    EXPECT_FALSE(before->is_lost());
+    emulated.runtime->LoseAfter(0);
+    EXPECT_EQ(CallDevice(device, before, a, raw).fault.reason, "DEVICE_LOST");
+    EXPECT_TRUE(before->is_lost());
+    ASSERT_EQ(device->Quarantined().size(), device->Kernels().size());
+    EXPECT_EQ(device->Quarantined()[0].key, "cuda:0");
+    EXPECT_GT(device->Quarantined()[0].unix_time_ns, 0);
+
+    emulated.runtime->SetFailingResets(2);
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_FALSE(device->Rearm("cuda:0")) << "it has not come back";
+      std::shared_ptr<const PackedWeight> none;
+      EXPECT_EQ(device->Pack(weight.view(), &none).reason, "DEVICE_LOST");
+    }
+    EXPECT_TRUE(device->Rearm("cuda:0"));
+    EXPECT_EQ(emulated.runtime->resets(), 1);
+    EXPECT_TRUE(device->Quarantined().empty());
+    EXPECT_TRUE(before->is_lost());
+    EXPECT_EQ(CallDevice(device, before, a, raw).fault.reason, "DEVICE_LOST");
+    std::vector<int8_t> rows(40);
+    EXPECT_EQ(device->Unpack(*before, 0, 1, rows).reason, "DEVICE_LOST");
+
+    Arena& arena = emulated.device->gpu()->arena();
+    const auto after = test::PackOn(device, weight);
+    const int64_t used = arena.used_bytes();
+    before = nullptr;
+    EXPECT_EQ(arena.used_bytes(), used);
+    EXPECT_EQ(arena.held_bytes(), emulated.runtime->allocated_bytes());
+    for (DataType dtype : {DataType::kInt8, DataType::kInt4, DataType::kInt2})
+      for (int64_t m : {1, 13, 70}) CheckKernels(device, dtype, m, 96, 40, 1, &random);
+    EXPECT_TRUE(CallDevice(device, after, a, raw).fault.ok());
+  }
+}
+
+// Loses the device whenever it runs one program, as long as a test says so.
+class MoodyRuntime final : public EmulatedRuntime {
+ public:
+  using EmulatedRuntime::EmulatedRuntime;
+  Error Launch(Stream stream, const KernelLaunch& launch) override {
+    if (is_deadly && launch.id == KernelId::kMma8R64) LoseAfter(0);
+    return EmulatedRuntime::Launch(stream, launch);
+  }
+  std::atomic<bool> is_deadly = false;
+};
+
+TEST(CudaLoss, LostAgainWhileItProvesItself) {
+  const Emulated emulated = Open<MoodyRuntime>({});
+  auto& runtime = static_cast<MoodyRuntime&>(*emulated.runtime);
+  Random random(61);
+  const TestWeight weight = AnyWeight(DataType::kInt8, 64, 20, 1, &random);
+  emulated.runtime->LoseAfter(0);
+  std::shared_ptr<const PackedWeight> packed;
+  EXPECT_EQ(emulated.device->Pack(weight.view(), &packed).reason, "DEVICE_LOST");
+  runtime.is_deadly = true;
+  EXPECT_FALSE(emulated.device->Rearm("cuda:0"));
+  EXPECT_EQ(runtime.resets(), 1);
+  EXPECT_EQ(emulated.device->Pack(weight.view(), &packed).reason, "DEVICE_LOST");
+  runtime.is_deadly = false;
+  EXPECT_TRUE(emulated.device->Rearm("cuda:0"));
+  // No kernel is put aside for what was the device's fault.
+  EXPECT_TRUE(emulated.device->Quarantined().empty());
+  CheckKernels(emulated.device.get(), DataType::kInt8, 61, 70, 40, 1, &random);
+}
+
+// Those who pack and compute while it is lost and opened anew get exact bytes or DEVICE_LOST, nothing else.
+TEST(CudaLoss, WhileOthersAreAtWork) {
+  const Emulated emulated = Open({});
+  std::atomic<bool> done = false;
+  std::atomic<int> exact = 0, lost = 0, wrong = 0;
+  const auto work = [&](uint64_t seed) {
+    Random random(seed);
+    const TestWeight weight = AnyWeight(DataType::kInt8, 64, 20, 1, &random);
+    const TestActivations a = IntegerActivations(DataType::kInt8, 3, 64, Fill::kRandom, &random);
+    // The device may be lost before this thread's first product.
+    const auto sums = test::Multiply(weight, a, {.skip_bias = true});
+    std::shared_ptr<const PackedWeight> packed;
+    while (!done) {
+      if (packed == nullptr || packed->is_lost()) {
+        const Fault fault = emulated.device->Pack(weight.view(), &packed);
+        if (!fault.ok()) packed = nullptr;
+        wrong += !fault.ok() && fault.kind != FaultKind::kDeviceLost;
+        continue;
+      }
+      const auto call = CallDevice(emulated.device.get(), packed, a, {.skip_bias = true});
+      if (call.fault.ok()) call.bytes == sums.bytes ? ++exact : ++wrong;
+      else call.fault.kind == FaultKind::kDeviceLost ? ++lost : ++wrong;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; ++t) threads.emplace_back(work, 70 + t);
+  for (int round = 1; round <= 3; ++round) {
+    const int before = exact;
+    while (exact < before + 8) std::this_thread::yield();
+    emulated.runtime->LoseAfter(5);
+    while (emulated.device->Quarantined().empty()) std::this_thread::yield();
+    while (!emulated.device->Rearm("cuda:0")) {}
+    EXPECT_EQ(emulated.runtime->resets(), round);
+  }
+  const int before = exact;
+  while (exact < before + 8) std::this_thread::yield();
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(lost, 0);
+}
+
 // Does not run one program: its results stay rubbish.
 template <KernelId kBroken>
 class BrokenRuntime final : public EmulatedRuntime {
@@ -263,6 +361,12 @@ TEST(CudaSelfTest, AWrongKernelIsPutAsideForItsRowsAndOthersServe) {
   EXPECT_EQ(call.report.fallback, "quarantine");
   EXPECT_EQ(CallDevice(device, packed, one, raw, "cuda.dp4a.s8s8s32.8x4x16").fault.reason,
             "KERNEL_UNSUPPORTED");
+  // It stays aside, once, when the device is lost and opened anew.
+  emulated.runtime->LoseAfter(0);
+  EXPECT_EQ(CallDevice(device, packed, one, raw).fault.reason, "DEVICE_LOST");
+  EXPECT_TRUE(device->Rearm("cuda:0"));
+  ASSERT_EQ(device->Quarantined().size(), 1u);
+  EXPECT_EQ(device->Quarantined()[0].key, "cuda.dp4a.s8s8s32.8x4x16/m1-8");
   EXPECT_FALSE(device->Rearm("cuda.dp4a.s8s8s32.8x4x16/m9-64"));
   EXPECT_TRUE(device->Rearm("cuda.dp4a.s8s8s32.8x4x16/m1-8"));
   EXPECT_TRUE(device->Quarantined().empty());
@@ -364,6 +468,10 @@ TEST(CudaChoice, ADeviceThatIsNotWantedIsNotOpened) {
                              {.disabled_kernels = "cpu.avx2, cuda"}, &why_not),
             nullptr);
   EXPECT_NE(why_not.find("disabled by configuration"), std::string::npos) << why_not;
+  // Nothing is missed where nothing was asked for.
+  std::string why_none = "what was said before";
+  EXPECT_TRUE(OpenCudaDevices({.disabled_kernels = "cuda"}, &why_none).empty());
+  EXPECT_EQ(why_none, "");
 }
 
 // More callers than lanes.

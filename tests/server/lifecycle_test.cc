@@ -137,6 +137,18 @@ TEST(Lifecycle, ATakenAddressIsRefused) {
   EXPECT_EQ(Server::Start(options, OpenDevices({}), &error), nullptr);
 }
 
+TEST(Lifecycle, ABudgetForWhatIsNoDeviceIsRefused) {
+  Options options = TestOptions();
+  // Not here, but it may be on other machines of the same configuration.
+  options.device_weight_bytes_max = {{"cuda:7", 1 << 20}, {"cpu", 1 << 20}};
+  TestServer server(options);
+  EXPECT_EQ(server.server->engine().weights().limit_bytes(0), 1 << 20);
+  options.device_weight_bytes_max = {{"tpu:0", 1 << 20}};
+  std::string error;
+  EXPECT_EQ(Server::Start(options, OpenDevices({}), &error), nullptr);
+  EXPECT_NE(error.find("\"tpu:0\""), std::string::npos) << error;
+}
+
 TEST(Lifecycle, UnixSocketsServe) {
   Options options = TestOptions();
   const std::string path = "unix:/tmp/qmatmul-test-" + std::to_string(getpid()) + ".sock";

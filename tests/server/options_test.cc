@@ -85,7 +85,8 @@ TEST(Options, FilesTakeCommentsSpacesAndUnits) {
 }
 
 TEST(Options, WhatIsPrintedCanBeReadBack) {
-  const Load l({"--queue-requests-max=7", "--log-format", "json"},
+  const Load l({"--queue-requests-max=7", "--log-format", "json",
+                "--device-weight-bytes-max=cuda:0=40GiB, vulkan = 0"},
                {"QMATMUL_DISABLE_KERNELS=cpu.avx2"});
   ASSERT_TRUE(l.ok) << l.error;
   const std::string text = ConfigText(l.loaded);
@@ -98,6 +99,12 @@ TEST(Options, WhatIsPrintedCanBeReadBack) {
   ASSERT_TRUE(again.ok) << again.error;
   EXPECT_EQ(again.loaded.options.queue_requests_max, 7);
   EXPECT_EQ(again.loaded.options.log_format, "json");
+  const std::vector<DeviceBytes>& limits = again.loaded.options.device_weight_bytes_max;
+  ASSERT_EQ(limits.size(), 2u);
+  EXPECT_EQ(limits[0].device, "cuda:0");
+  EXPECT_EQ(limits[0].bytes, int64_t{40} << 30);
+  EXPECT_EQ(limits[1].device, "vulkan");
+  EXPECT_EQ(limits[1].bytes, 0);
 }
 
 TEST(Options, EveryRowIsInTheHelp) {
@@ -131,6 +138,11 @@ const BadRow kBad[] = {
     {{"--message-bytes-max=9007199254740993GiB"}, {}, "whole number"},  // overflows when multiplied
     {{"--log-format=xml"}, {}, "text|json"},
     {{"--metrics=perhaps"}, {}, "on or off"},
+    {{"--device-weight-bytes-max=1GiB"}, {}, "a device's id or kind and a number"},
+    {{"--device-weight-bytes-max==1GiB"}, {}, "a device's id or kind and a number"},
+    {{"--device-weight-bytes-max=cuda=much"}, {}, "\"much\" must be a whole number"},
+    {{"--device-weight-bytes-max=cuda=much"}, {}, "for cuda"},
+    {{"--device-weight-bytes-max=cuda=1,cpu=2,cuda=3"}, {}, "names cuda twice"},
     {{}, {"QMATMUL_THREADS=many"}, "environment QMATMUL_THREADS"},
     {{"--config=/nonexistent/q.conf"}, {}, "cannot be read"},
 };

@@ -20,7 +20,7 @@ constexpr int kErrorDeviceLost = -4;  // VkResult
 
 class VulkanServer : public testing::Test {
  protected:
-  void Start(int64_t memory_bytes_max = 0) {
+  void Start(int64_t memory_bytes_max = 0, const Options& options = TestOptions()) {
     auto devices = OpenDevices({.threads = 2});
     devices.resize(1);
     vulkan::VulkanSettings settings;
@@ -36,13 +36,20 @@ class VulkanServer : public testing::Test {
       devices.push_back(std::move(device));
     ASSERT_EQ(devices.size(), 2u) << "lavapipe is not there";
     vulkan_ = devices[1].get();
-    server_ = std::make_unique<TestServer>(TestOptions(), std::move(devices));
+    server_ = std::make_unique<TestServer>(options, std::move(devices));
   }
 
   void Register(const std::string& id, uint32_t seed) {
     const std::string data = PatternBytes(kK * kN, seed);
     const grpc::Status status = server_->Register(Int8Message(id, kK, kN), data);
     ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+
+  v1::Device DeviceRow(int index) {
+    grpc::ClientContext context;
+    v1::ListDevicesResponse devices;
+    EXPECT_TRUE(server_->info->ListDevices(&context, {}, &devices).ok());
+    return devices.devices(index);
   }
 
   // The call's answer compared with plain loops; its device, or the error's reason.
@@ -137,16 +144,76 @@ TEST_F(VulkanServer, CallsThatComeTogetherAreBatched) {
   EXPECT_GT(batch_rows_max, 5) << "more than any one call has";
 }
 
-TEST_F(VulkanServer, MemoryThatDoesNotSufficeIsSaid) {
-  Start(/*memory_bytes_max=*/int64_t{24} << 20);
+// A device of 24 MiB: by its budget, and by the driver where the budget promises too much.
+TEST_F(VulkanServer, AWeightThatDoesNotFitIsServedByTheCpu) {
   const int64_t k = 4096, n = 8192;
-  const grpc::Status status =
-      server_->Register(Int8Message("large", k, n), PatternBytes(size_t(k * n), 3));
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(ErrorDetails(status).reason, "DEVICE_MEMORY");
-  EXPECT_EQ(server_->server->engine().weights().bytes(0), 0) << "nothing of it stays";
-  Register("small", 4);
-  EXPECT_EQ(Call("small", 4, 3, "vulkan:0"), "vulkan:0");
+  for (const int64_t budget : {int64_t{0}, int64_t{1} << 30}) {
+    Options options = TestOptions();
+    if (budget > 0) options.device_weight_bytes_max = {{"vulkan", budget}};
+    Start(/*memory_bytes_max=*/int64_t{24} << 20, options);
+    EXPECT_EQ(DeviceRow(1).memory_bytes(), budget > 0 ? budget : int64_t{18} << 20);
+    v1::RegisterWeightResponse registered;
+    ASSERT_TRUE(
+        server_->Register(Int8Message("large", k, n), PatternBytes(size_t(k * n), 3), &registered)
+            .ok());
+    ASSERT_EQ(registered.weight().copies_size(), 1);
+    EXPECT_EQ(registered.weight().copies(0).device(), "cpu");
+    ASSERT_EQ(registered.weight().absences_size(), 1);
+    EXPECT_EQ(registered.weight().absences(0).device(), "vulkan:0");
+    EXPECT_NE(registered.weight().absences(0).reason().find(budget > 0 ? "25165824" : "18874368"),
+              std::string::npos)
+        << registered.weight().absences(0).reason();
+    EXPECT_EQ(DeviceRow(1).memory_used_bytes(), 0);
+
+    v1::ExplainRequest question;
+    question.add_weights("weights/large");
+    question.set_rows(1);
+    question.set_activations(v1::DATA_TYPE_INT8);
+    grpc::ClientContext context;
+    v1::ExplainResponse plan;
+    ASSERT_TRUE(server_->matmul->Explain(&context, question, &plan).ok());
+    EXPECT_EQ(plan.device(), "cpu");
+    const v1::Candidate& last = plan.candidates(plan.candidates_size() - 1);
+    EXPECT_EQ(last.device(), "vulkan:0");
+    EXPECT_FALSE(last.eligible());
+    EXPECT_NE(last.reason().find("weights/large is not here"), std::string::npos) << last.reason();
+
+    const std::string a(size_t(k), '\1');
+    v1::MatMulRequest request = Int8Request("large", 1, k, a);
+    v1::MatMulResponse reply;
+    ASSERT_TRUE(server_->MatMul(request, &reply).ok());
+    EXPECT_EQ(reply.outputs(0).execution().device(), "cpu");
+    request.mutable_options()->set_device("vulkan:0");
+    EXPECT_EQ(ErrorDetails(server_->MatMul(request, &reply)).reason, "DEVICE_ABSENT");
+    Register("small", 4);
+    EXPECT_EQ(Call("small", 4, 3, "vulkan:0"), "vulkan:0");
+  }
+}
+
+TEST_F(VulkanServer, DeletingMakesRoomOnTheDevice) {
+  Options options = TestOptions();
+  options.device_weight_bytes_max = {{"vulkan:0", 60'000}, {"vulkan", 0}, {"cpu", 70'000}};
+  Start(0, options);
+  Register("first", 1);  // 300 · 77 bytes and some
+  Register("second", 2);
+  EXPECT_EQ(Call("second", 2, 3, "vulkan:0"), "vulkan:0");
+  const int64_t used = DeviceRow(1).memory_used_bytes();
+  EXPECT_GT(used, 2 * kK * kN);
+  EXPECT_EQ(DeviceRow(1).memory_bytes(), 60'000);
+  // The CPU has room for two as well: for a third, nobody has.
+  const grpc::Status full =
+      server_->Register(Int8Message("third", kK, kN), PatternBytes(kK * kN, 3));
+  EXPECT_EQ(full.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  ErrorDetails details(full);
+  EXPECT_EQ(details.reason, "WEIGHT_MEMORY");
+  EXPECT_EQ(details.metadata["value"], std::to_string(kK * kN + 4 * kN));
+  EXPECT_EQ(details.metadata["limit"], "70000");
+  EXPECT_NE(full.error_message().find("vulkan:0"), std::string::npos) << full.error_message();
+  EXPECT_NE(full.error_message().find("delete weights"), std::string::npos);
+  ASSERT_TRUE(server_->Delete("weights/first").ok());
+  EXPECT_LT(DeviceRow(1).memory_used_bytes(), used);
+  Register("third", 3);
+  EXPECT_EQ(Call("third", 3, 3, "vulkan:0"), "vulkan:0");
 }
 
 // Calls in flight when the device goes are answered by the CPU; the device is put aside, seen, and opened

@@ -49,10 +49,16 @@ Fault Lost() { return {FaultKind::kDeviceLost, "DEVICE_LOST", "the fake device i
 class FakePacker final : public Packer {
  public:
   FakePacker(const WeightSpec& spec, std::string device, std::atomic<int>* alive,
-             const std::atomic<bool>* lost)
-      : spec_(spec), device_(std::move(device)), alive_(alive), lost_(lost) {}
+             const std::atomic<bool>* lost, std::atomic<int64_t>* bytes_left)
+      : spec_(spec),
+        device_(std::move(device)),
+        alive_(alive),
+        lost_(lost),
+        bytes_left_(bytes_left) {}
 
   Fault Append(std::span<const std::byte> bytes) override {
+    if (bytes_left_->fetch_sub(int64_t(bytes.size())) < int64_t(bytes.size()))
+      return {FaultKind::kResourceExhausted, "DEVICE_MEMORY", "the fake device's memory is full"};
     upload_.insert(upload_.end(), bytes.begin(), bytes.end());
     return *lost_ ? Lost() : Fault{};
   }
@@ -73,6 +79,7 @@ class FakePacker final : public Packer {
   const std::string device_;
   std::atomic<int>* alive_;
   const std::atomic<bool>* lost_;
+  std::atomic<int64_t>* bytes_left_;
   std::vector<std::byte> upload_;
 };
 
@@ -159,7 +166,7 @@ Fault FakeDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* pac
   if (spec.dtype != DataType::kInt8 && refuse_int4)
     return {FaultKind::kUnimplemented, "WEIGHT_DTYPE_UNIMPLEMENTED", "this device packs INT8 only"};
   if (lost) return Lost();
-  *packer = std::make_unique<FakePacker>(spec, info_.id, &packed_alive, &lost);
+  *packer = std::make_unique<FakePacker>(spec, info_.id, &packed_alive, &lost, &upload_bytes_left);
   return {};
 }
 
@@ -193,6 +200,8 @@ Fault FakeDevice::Run(const Work& work, RunReport* report) {
   }
   // As late as can be: outcomes have been added to.
   if (lost) return Lost();
+  if (scratch_is_short)
+    return {FaultKind::kResourceExhausted, "SCRATCH_MEMORY", "the fake device has no scratch"};
   report->kernel = kFakeKernel;
   report->kernels.fill(report->kernel);
   report->compute_ns = 1000;

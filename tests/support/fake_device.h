@@ -24,6 +24,10 @@ class FakeDevice final : public Device {
   std::atomic<bool> refuse_int4{true};
   // As if it were gone: Runs fail when they are done, uploads at once.
   std::atomic<bool> lost{false};
+  // Bytes that its packers may still take, all together; what is more is refused for want of memory.
+  std::atomic<int64_t> upload_bytes_left{int64_t{1} << 40};
+  // Runs end for want of memory.
+  std::atomic<bool> scratch_is_short{false};
   // Runs of the whole team wait at the gate while it is closed; those of one thread pass.
   void CloseGate();
   void OpenGate();

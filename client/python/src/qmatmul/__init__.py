@@ -36,6 +36,7 @@ from .records import (
     Result,
     Statistics,
     Weight,
+    WeightAbsence,
     WeightCopy,
 )
 from .request import ChainStep, Request
@@ -77,6 +78,7 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Weight",
+    "WeightAbsence",
     "WeightCopy",
     "pack",
     "plain_weight",

@@ -24,6 +24,14 @@ class WeightCopy:
 
 
 @dataclass(frozen=True)
+class WeightAbsence:
+    """A device that holds no copy of a weight, and why."""
+
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Weight:
     """A registered weight. `name` is "weights/{id}"; `id` is what the other methods take."""
 
@@ -40,6 +48,7 @@ class Weight:
     generation: int
     create_time_ns: int
     copies: Tuple[WeightCopy, ...]
+    absences: Tuple[WeightAbsence, ...]
 
     @property
     def id(self) -> str:
@@ -171,6 +180,7 @@ class Statistics:
 
 _NESTED: dict[str, type] = {
     "WeightCopy": WeightCopy,
+    "WeightAbsence": WeightAbsence,
     "Candidate": Candidate,
     "KernelStatistics": KernelStatistics,
 }

@@ -451,7 +451,8 @@ class VerifyResponse(_message.Message):
     def __init__(self, elements: _Optional[int] = ..., wrong: _Optional[int] = ..., first_row: _Optional[int] = ..., first_column: _Optional[int] = ..., expected: _Optional[float] = ..., got: _Optional[float] = ..., suspicion: _Optional[_Union[Suspicion, str]] = ...) -> None: ...
 
 class Weight(_message.Message):
-    __slots__ = ["bias_count", "copies", "create_time_ns", "digest", "dtype", "generation", "group_size", "k", "layout", "n", "name", "scale_count", "scale_dtype"]
+    __slots__ = ["absences", "bias_count", "copies", "create_time_ns", "digest", "dtype", "generation", "group_size", "k", "layout", "n", "name", "scale_count", "scale_dtype"]
+    ABSENCES_FIELD_NUMBER: _ClassVar[int]
     BIAS_COUNT_FIELD_NUMBER: _ClassVar[int]
     COPIES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -465,6 +466,7 @@ class Weight(_message.Message):
     N_FIELD_NUMBER: _ClassVar[int]
     SCALE_COUNT_FIELD_NUMBER: _ClassVar[int]
     SCALE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    absences: _containers.RepeatedCompositeFieldContainer[WeightAbsence]
     bias_count: int
     copies: _containers.RepeatedCompositeFieldContainer[WeightCopy]
     create_time_ns: int
@@ -478,7 +480,15 @@ class Weight(_message.Message):
     name: str
     scale_count: int
     scale_dtype: DataType
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., k: _Optional[int] = ..., n: _Optional[int] = ..., group_size: _Optional[int] = ..., scale_dtype: _Optional[_Union[DataType, str]] = ..., scale_count: _Optional[int] = ..., bias_count: _Optional[int] = ..., digest: _Optional[str] = ..., generation: _Optional[int] = ..., create_time_ns: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[WeightCopy, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., layout: _Optional[_Union[Layout, str]] = ..., k: _Optional[int] = ..., n: _Optional[int] = ..., group_size: _Optional[int] = ..., scale_dtype: _Optional[_Union[DataType, str]] = ..., scale_count: _Optional[int] = ..., bias_count: _Optional[int] = ..., digest: _Optional[str] = ..., generation: _Optional[int] = ..., create_time_ns: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[WeightCopy, _Mapping]]] = ..., absences: _Optional[_Iterable[_Union[WeightAbsence, _Mapping]]] = ...) -> None: ...
+
+class WeightAbsence(_message.Message):
+    __slots__ = ["device", "reason"]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    reason: str
+    def __init__(self, device: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WeightCopy(_message.Message):
     __slots__ = ["bytes", "device", "layout"]
