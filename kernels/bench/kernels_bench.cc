@@ -41,6 +41,7 @@ struct Settings {
   double seconds = 2.0;
   bool call_cost = false;
   bool teams = false;
+  bool alone = false;
   bool json = false;
   bool device_time = false;
   bool shapes_given = false;
@@ -62,6 +63,8 @@ constexpr char kHelp[] =
     "  --seconds S             per shape, default 2\n"
     "  --call-cost             instead: what a call costs beside its arithmetic, at one row\n"
     "  --teams                 instead: our thread team beside pthreadpool, by --threads\n"
+    "  --alone                 instead: run each product for --seconds and measure nothing, for a "
+    "profiler\n"
     "  --device ID             a device other than the CPU: its id or kind; host to host, by wall "
     "time\n"
     "  --device-time           instead: kernels of the first GPU alone, by events, beside "
@@ -125,6 +128,7 @@ Settings Parse(int argc, char** argv) {
     else if (option == "--seconds") s.seconds = std::atof(value().c_str());
     else if (option == "--call-cost") s.call_cost = true;
     else if (option == "--teams") s.teams = true;
+    else if (option == "--alone") s.alone = true;
     else if (option == "--json") s.json = true;
     else if (option == "--device") s.device = value();
     else if (option == "--device-time") s.device_time = true;
@@ -196,13 +200,28 @@ void PrintJson(const Settings& s, const Measured& x) {
   std::printf("]}\n");
 }
 
+std::vector<int8_t> MakeActivations(const Shape3& shape) {
+  std::vector<int8_t> activations(size_t(shape.m * shape.k));
+  std::mt19937 generator(7);
+  for (int8_t& a : activations) a = static_cast<int8_t>(generator());
+  return activations;
+}
+
+void RunAlone(const Settings& s, const Shape3& shape, int threads, Device* device) {
+  const std::vector<int8_t> weight = MakeWeight(s.weights, shape.k, shape.n);
+  const std::vector<int8_t> activations = MakeActivations(shape);
+  const Problem problem{shape.m, shape.k, shape.n, threads, activations, weight};
+  Epilogue epilogue;
+  epilogue.dtype = s.output;
+  OwnProduct own(device, problem, s.weight_type, s.group_size, s.activations, epilogue, s.kernel);
+  for (double ns = 0; ns < s.seconds * 1e9;) ns += own.Run(1);
+}
+
 void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* device, Roof* roof,
                   std::vector<std::unique_ptr<Peer>>* peers,
                   std::vector<std::pair<std::string, double>>* logs) {
   const std::vector<int8_t> weight = MakeWeight(s.weights, shape.k, shape.n);
-  std::vector<int8_t> activations(size_t(shape.m * shape.k));
-  std::mt19937 generator(7);
-  for (int8_t& a : activations) a = static_cast<int8_t>(generator());
+  const std::vector<int8_t> activations = MakeActivations(shape);
   const Problem problem{shape.m, shape.k, shape.n, threads, activations, weight};
   Epilogue epilogue;
   epilogue.dtype = s.output;
@@ -311,6 +330,10 @@ int Main(int argc, char** argv) {
     options.team_spin_us_max = 50;
     auto devices = OpenDevices(options);
     Device* const device = Named(devices, s.device);
+    if (s.alone) {
+      for (const Shape3& shape : s.shapes) RunAlone(s, shape, threads, device);
+      continue;
+    }
     if (!s.json) std::printf("# %s, %d thread(s)\n", device->info().description.c_str(), threads);
     Roof roof(threads);
     for (const Shape3& shape : s.shapes)
