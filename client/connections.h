@@ -72,13 +72,13 @@ class Connections {
   Status Invoke(Deadline deadline, std::string_view weight, Repeatable repeatable, Call call,
                 OverloadThrottle* its_throttle = nullptr) {
     if (Status status = CheckId(weight); !status.ok()) return status;
-    retries.CallStarts();
     for (int attempts = 1;; ++attempts) {
       if (auto refusal =
               its_throttle != nullptr ? its_throttle->Refuse(weight, Clock::now()) : std::nullopt) {
         refusal->attempts = attempts - 1;
         return *std::move(refusal);
       }
+      if (attempts == 1) retries.CallStarts();
       grpc::ClientContext context;
       Prepare(&context, deadline, weight);
       const grpc::Status ended = call(Next(), &context);

@@ -398,7 +398,11 @@ void LoadClient::Send(const EncodedCall& call, LoadDone done) {
     }
     return stream->Send(*call.parts_, std::move(done));
   }
-  if (const auto refusal = parts.throttle.Refuse(call.parts_->weight, LoadReply::Clock::now())) {
+  const bool is_matmul = !call.parts_->weight.empty();
+  const auto refusal = is_matmul
+                           ? parts.throttle.Refuse(call.parts_->weight, LoadReply::Clock::now())
+                           : std::nullopt;
+  if (refusal) {
     grpc::ByteBuffer none;
     Parts::Tell(done, &none, *refusal, false, LoadReply::Clock::now());
     return parts.End();
@@ -415,7 +419,8 @@ void LoadClient::Send(const EncodedCall& call, LoadDone done) {
       &unary->context, unary->call->method, {}, &unary->call->buffer, &unary->reply,
       [unary](const grpc::Status& status) {
         const Status told = status.ok() ? Status() : FromGrpc(status);
-        unary->owner->throttle.Ended(unary->call->weight, told, LoadReply::Clock::now());
+        if (!unary->call->weight.empty())
+          unary->owner->throttle.Ended(unary->call->weight, told, LoadReply::Clock::now());
         Parts::Tell(unary->done, &unary->reply, told, false, unary->sent);
         // Before the call ends: its context holds the channel, and a channel whose last holder is a
         // thread of gRPC's own callback queue makes that thread wait for itself.

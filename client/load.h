@@ -11,8 +11,9 @@
 // measured is the server. The words are the SDK's (Product, Activations); no type of protobuf or
 // gRPC shows.
 //
-// Thread-safety: Send from any thread, also from within a `done`. `done` is called exactly once a
-// call, on a thread of gRPC; it must not block. Ownership: an EncodedCall may go once Send has
+// Thread-safety: Send from any thread, also from within a `done` (but not of a call that was held back).
+// `done` is called exactly once a call, on a thread of gRPC, or in Send when the call is held back; it must
+// not block. Ownership: an EncodedCall may go once Send has
 // returned; a LoadReply lives as long as its `done` runs. Destroying the client drains it.
 #pragma once
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
@@ -252,6 +253,8 @@ std::vector<uint32_t> DrawOrder(const std::vector<LoadItem>& items, size_t count
 }
 
 std::unique_ptr<LoadResult> RunLoad(LoadClient* client, const LoadPlan& plan) {
+  // A call that is held back ends in Send, where a closed loop would send the next.
+  assert(plan.rate > 0 || client->options().sent_per_accepted <= 0);
   return Run(client, plan).Go();
 }
 

@@ -147,7 +147,25 @@ void MatMulCall::SendParts(std::vector<RowRange> rows) {
   for (size_t i = 0; i < at_once; ++i) Send(i);
 }
 
+// On a thread of gRPC's: a callback that asks again at once would go ever deeper into this stack.
+void MatMulCall::EndSoon(size_t part, Status refusal) {
+  auto alarm = std::make_shared<grpc::Alarm>();
+  alarm->Set(std::chrono::system_clock::now(),
+             [self = shared_from_this(), part, alarm, refusal = std::move(refusal)](bool) mutable {
+               int attempts = 0;
+               {
+                 const std::lock_guard lock(self->mutex_);
+                 attempts = self->parts_[part].status.attempts;
+               }
+               self->PartEnds(part, std::move(refusal), attempts);
+               alarm.reset();  // it holds this function, which holds it
+             });
+}
+
 void MatMulCall::Send(size_t part) {
+  if (!has_failed())
+    if (auto refusal = connections_.throttle.Refuse(question_.route(), Clock::now()))
+      return EndSoon(part, *std::move(refusal));
   auto attempt = std::make_shared<Attempt>();
   Connections::Prepare(&attempt->context, deadline_, question_.route());
   RowRange rows;
@@ -161,8 +179,6 @@ void MatMulCall::Send(size_t part) {
     failed = failed_;
   }
   if (attempts == 1) connections_.retries.CallStarts();
-  if (auto refusal = connections_.throttle.Refuse(question_.route(), Clock::now()))
-    return PartEnds(part, *std::move(refusal), attempts - 1);
   if (failed) attempt->context.TryCancel();
   attempt->request = RequestOf(question_, rows);
   Connection& connection = connections_.Next();

@@ -52,6 +52,11 @@ class MatMulCall : public std::enable_shared_from_this<MatMulCall> {
 
   void SendParts(std::vector<RowRange> rows);
   void Send(size_t part);
+  void EndSoon(size_t part, Status refusal);
+  bool has_failed() {
+    const std::lock_guard lock(mutex_);
+    return failed_;
+  }
   void Answered(size_t part, const grpc::Status& ended);
   void PartEnds(size_t part, Result<std::vector<Output>> outputs, int attempts);
   void GiveUpTheRest();

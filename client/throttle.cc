@@ -60,8 +60,10 @@ std::optional<Status> OverloadThrottle::Refuse(std::string_view weight, Time now
 }
 
 void OverloadThrottle::Ended(std::string_view weight, const Status& status, Time now) {
-  const bool full = status.code == Code::kUnavailable && status.retry_after.count() > 0;
-  if (sent_per_accepted_ <= 0 || (status.code == Code::kUnavailable && !full)) return;
+  const bool unavailable = status.code == Code::kUnavailable;
+  // Another server may have room when this one is draining.
+  const bool full = unavailable && status.retry_after.count() > 0 && status.reason != "DRAINING";
+  if (sent_per_accepted_ <= 0 || (unavailable && !full) || status.code == Code::kCancelled) return;
   Slot& slot = SlotOf(weight);
   const std::lock_guard lock(slot.mutex);
   Counts& newest = Now(&slot, now);

@@ -35,7 +35,8 @@ class OverloadThrottle {
 
   // Before each attempt: nothing when it may be sent, or the error that it ends with instead.
   std::optional<Status> Refuse(std::string_view weight, Time now);
-  // How an attempt ended. Full is UNAVAILABLE with a time to come back; a call that was lost counts as neither.
+  // How an attempt ended. Full is UNAVAILABLE with a time to come back; a call that was lost or cancelled counts as
+  // neither, and so does one that met a server which is draining.
   void Ended(std::string_view weight, const Status& status, Time now);
 
  private:

@@ -114,7 +114,10 @@ struct Server::Parts {
     for (int64_t tick = 1; !tick_stop.wait_for(lock, kTick, [this] { return ticking_ended; });
          ++tick) {
       engine.metrics().Tick(clock.NowNs());
-      if (tick % kReviveTicks == 0) engine.ReviveDevices();
+      if (tick % kReviveTicks != 0) continue;
+      lock.unlock();  // opening a device anew takes its time
+      engine.ReviveDevices();
+      lock.lock();
     }
   }
   void StopTime() {

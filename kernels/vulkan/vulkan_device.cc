@@ -179,8 +179,10 @@ bool VulkanDevice::Rearm(std::string_view key) {
     const std::lock_guard swap(machine_mutex_);
     machine_.swap(fresh);
   }
-  for (const KernelInfo& kernel : Kernels()) {
-    if (!kernel.usable() || ProveKernel(this, kernel, 13).empty()) continue;
+  const std::vector<KernelInfo> kernels = Kernels();
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    // What was put aside before the device was lost stays so.
+    if (!table_.list().IsEligible(i, 13) || ProveKernel(this, kernels[i], 13).empty()) continue;
     machine()->gpu->GiveUp();
     return false;
   }

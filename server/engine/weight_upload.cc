@@ -127,9 +127,10 @@ Status WeightUpload::NoDeviceLeft() const {
   const auto short_of_memory =
       std::find_if(refusals_.begin(), refusals_.end(),
                    [](const Status& status) { return status.code == Code::kResourceExhausted; });
-  Status status = short_of_memory != refusals_.end() ? *short_of_memory : refusals_.back();
+  const Status& first = short_of_memory != refusals_.end() ? *short_of_memory : refusals_.back();
+  Status status = first;
   for (const Status& other : refusals_)
-    if (!other.ok() && other.message != status.message) status.message += "; " + other.message;
+    if (!other.ok() && &other != &first) status.message += "; " + other.message;
   return status;
 }
 

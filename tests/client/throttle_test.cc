@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <future>
 
 #include "client/client.h"
@@ -91,13 +92,27 @@ TEST(Throttle, WeightsAreHeldBackEachForItself) {
 
 TEST(Throttle, OnlyAFullServerCounts) {
   OverloadThrottle throttle(2);
-  Status lost, bad;
+  Status lost, bad, cancelled, draining = Full();
   lost.code = Code::kUnavailable;  // no word when to come back
   bad.code = Code::kInvalidArgument;
+  cancelled.code = Code::kCancelled;
+  draining.reason = "DRAINING";  // another server behind the same name may have room
+  const Status* const all[] = {&lost, &bad, &cancelled, &draining};
   for (int i = 0; i < 1000; ++i) {
     EXPECT_FALSE(throttle.Refuse("w", OverloadThrottle::Time(1'000s)));
-    throttle.Ended("w", i % 2 == 0 ? lost : bad, OverloadThrottle::Time(1'000s));
+    throttle.Ended("w", *all[i % 4], OverloadThrottle::Time(1'000s));
   }
+}
+
+TEST(Throttle, CallsThatWereCancelledAreNotAccepted) {
+  OverloadThrottle throttle(2);
+  const OverloadThrottle::Time now(1'000s);
+  Status cancelled;
+  cancelled.code = Code::kCancelled;
+  for (int i = 0; i < 100; ++i) throttle.Ended("w", i % 2 == 0 ? cancelled : Full(), now);
+  int sent = 0;
+  for (int i = 0; i < 100; ++i) sent += throttle.Refuse("w", now) ? 0 : 1;
+  EXPECT_EQ(sent, 10);
 }
 
 TEST(Throttle, ZeroHoldsNothingBack) {
@@ -122,6 +137,30 @@ TEST(Throttle, TheErrorSaysWhatWasSeen) {
 Activations OneRow() {
   static const int8_t kRow[] = {1, 2, 3};
   return {.dtype = DataType::kInt8, .rows = 1, .k = 3, .data = std::as_bytes(std::span(kRow))};
+}
+
+// A call that is held back must not end on the stack of the callback that asked.
+TEST(Throttle, ACallbackMayAskAgainAtOnce) {
+  FakeServer server;
+  server.on_matmul = [](const v1::MatMulRequest&, v1::MatMulResponse*) {
+    return ErrorOf(grpc::StatusCode::UNAVAILABLE, "QUEUE_FULL", "512 rows wait", {}, 1);
+  };
+  Client client({.server = server.address(), .retries = {.attempts_max = 1}});
+  const std::vector<Product> products = {{.weight = "w", .output = {.dtype = DataType::kInt32}}};
+  const Activations row = OneRow();
+  std::promise<void> ended;
+  int left = 300, deepest = 0;
+  thread_local int depth = 0;
+  MatMulCallback again = [&](auto outputs) {
+    EXPECT_EQ(outputs.status().code, Code::kUnavailable);
+    if (--left == 0) return ended.set_value();
+    deepest = std::max(deepest, ++depth);
+    client.MatMulAsync(products, row, {}, again);
+    --depth;
+  };
+  client.MatMulAsync(products, row, {}, again);
+  ended.get_future().wait();
+  EXPECT_EQ(deepest, 1);
 }
 
 // Both ways of the SDK, against a server that refuses everything.

@@ -395,13 +395,14 @@ class Client:
             message = request() if callable(request) else request
             seen: Optional[errors.QmatmulError] = None
             try:
-                return self._methods[method](message, timeout=seconds_left, metadata=(*self._metadata, *header))
+                reply = self._methods[method](message, timeout=seconds_left, metadata=(*self._metadata, *header))
             except grpc.RpcError as error:
                 seen = errors.from_rpc_error(error)
-                raise seen from None
-            finally:
-                if throttled:
-                    self._throttle.ended(throttled, seen, time.monotonic())
+            if throttled:
+                self._throttle.ended(throttled, seen, time.monotonic())
+            if seen is not None:
+                raise seen
+            return reply
 
         return call_with_retries(
             attempt, self._timeout_s if timeout_s is None else timeout_s, self._retries, repeatable

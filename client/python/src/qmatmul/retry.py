@@ -92,16 +92,22 @@ def call_with_retries(
 ) -> T:
     """attempt(seconds left), again while the policy and the deadline allow it. The error says how often it was."""
     deadline = now() + timeout_s
-    policy.call_starts()
     attempts = 0
     while True:
         attempts += 1
         try:
-            return attempt(max(0.0, deadline - now()))
+            answer = attempt(max(0.0, deadline - now()))
         except QmatmulError as error:
-            # What the throttle refused was not sent.
-            error.attempts = attempts - (error.reason == "CLIENT_THROTTLED")
+            # What the throttle refused was not sent, and brings nothing to the budget.
+            throttled = error.reason == "CLIENT_THROTTLED"
+            error.attempts = attempts - throttled
+            if attempts == 1 and not throttled:
+                policy.call_starts()
             wait = policy.wait_s(error, repeatable, attempts, deadline - now())
             if wait is None:
                 raise
+        else:
+            if attempts == 1:
+                policy.call_starts()
+            return answer
         sleep(wait)

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from typing import Deque, Dict, Optional, Tuple
 
-from .errors import QmatmulError, Unavailable
+from .errors import Cancelled, QmatmulError, Unavailable
 
 ALWAYS_SENT = 10.0  # a second, whatever was accepted: a lone caller hardly ever meets the throttle
 BURST_S = 0.05  # a server whose queue is short would refuse most of a larger burst
@@ -62,10 +62,12 @@ class OverloadThrottle:
             )
 
     def ended(self, weight: str, error: Optional[QmatmulError], now: float) -> None:
-        """How an attempt ended. Full is UNAVAILABLE with a time to come back; a lost connection counts as neither."""
+        """How an attempt ended. Full is UNAVAILABLE with a time to come back; a call that was lost or
+        cancelled counts as neither, and so does one that met a server which is draining."""
         unavailable = isinstance(error, Unavailable)
-        full = unavailable and error is not None and error.retry_after is not None
-        if self._sent_per_accepted <= 0 or (unavailable and not full):
+        # Another server may have room when this one is draining.
+        full = isinstance(error, Unavailable) and bool(error.retry_after) and error.reason != "DRAINING"
+        if self._sent_per_accepted <= 0 or (unavailable and not full) or isinstance(error, Cancelled):
             return
         with self._lock:
             seen = self._weights.get(weight)
