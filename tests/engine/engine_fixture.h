@@ -113,4 +113,26 @@ struct EngineFixture {
   std::unique_ptr<Engine> engine;
 };
 
+// The CPU, and beside it a GPU that is predicted to be faster.
+struct TwoDevicesFixture {
+  explicit TwoDevicesFixture(EngineOptions options = {}) {
+    auto cpu_owned = std::make_unique<FakeDevice>();
+    auto gpu_owned = std::make_unique<FakeDevice>("cuda:0", "cuda");
+    cpu = cpu_owned.get();
+    gpu = gpu_owned.get();
+    gpu->predicted_ns = 1000;
+    std::vector<std::unique_ptr<Device>> devices;
+    devices.push_back(std::move(cpu_owned));
+    devices.push_back(std::move(gpu_owned));
+    options.known_device_kinds = {"cpu", "cuda"};
+    engine = std::make_unique<Engine>(std::move(devices), options, clock);
+  }
+  ~TwoDevicesFixture() { gpu->OpenGate(); }
+
+  FakeClock clock;
+  FakeDevice* cpu = nullptr;
+  FakeDevice* gpu = nullptr;
+  std::unique_ptr<Engine> engine;
+};
+
 }  // namespace qmatmul

@@ -9,23 +9,7 @@
 namespace qmatmul {
 namespace {
 
-// The fixture's device is the CPU; beside it one that is predicted to be faster.
-struct TwoDevices {
-  TwoDevices() {
-    auto cpu_owned = std::make_unique<FakeDevice>();
-    auto gpu_owned = std::make_unique<FakeDevice>("cuda:0", "cuda");
-    cpu = cpu_owned.get();
-    gpu = gpu_owned.get();
-    gpu->predicted_ns = 1000;
-    std::vector<std::unique_ptr<Device>> devices;
-    devices.push_back(std::move(cpu_owned));
-    devices.push_back(std::move(gpu_owned));
-    EngineOptions options;
-    options.known_device_kinds = {"cpu", "cuda"};
-    engine = std::make_unique<Engine>(std::move(devices), options, clock);
-  }
-  ~TwoDevices() { gpu->OpenGate(); }
-
+struct TwoDevices : TwoDevicesFixture {
   // Null when the upload fails; `lose_at`: the device goes after so many bytes.
   WeightPtr Register(const std::string& id, size_t lose_at = 1000) {
     const WeightSpec spec = Int8Spec(3, 2);
@@ -43,11 +27,6 @@ struct TwoDevices {
     ASSERT_TRUE(engine->Admit(request).ok());
     engine->Submit(request);
   }
-
-  FakeClock clock;
-  FakeDevice* cpu = nullptr;
-  FakeDevice* gpu = nullptr;
-  std::unique_ptr<Engine> engine;
 };
 
 TEST(LostDevice, TheCpuDoesWhatItHadInHand) {

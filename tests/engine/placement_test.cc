@@ -12,22 +12,15 @@ namespace {
 
 constexpr int64_t kBytes3x2 = 3 * 2 + 2 * 4;  // what FakeDevice holds for k = 3, n = 2
 
-// A CPU, and beside it a GPU that is predicted to be faster, with a budget each.
-struct TwoBudgets {
-  TwoBudgets(int64_t cpu_bytes, int64_t gpu_bytes) {
-    auto cpu_owned = std::make_unique<FakeDevice>();
-    auto gpu_owned = std::make_unique<FakeDevice>("cuda:0", "cuda");
-    cpu = cpu_owned.get();
-    gpu = gpu_owned.get();
-    gpu->predicted_ns = 1000;
-    std::vector<std::unique_ptr<Device>> devices;
-    devices.push_back(std::move(cpu_owned));
-    devices.push_back(std::move(gpu_owned));
-    EngineOptions options;
-    options.known_device_kinds = {"cpu", "cuda"};
-    options.weight_bytes_max = {cpu_bytes, gpu_bytes};
-    engine = std::make_unique<Engine>(std::move(devices), options, clock);
-  }
+EngineOptions Budgets(int64_t cpu_bytes, int64_t gpu_bytes) {
+  EngineOptions options;
+  options.weight_bytes_max = {cpu_bytes, gpu_bytes};
+  return options;
+}
+
+struct TwoBudgets : TwoDevicesFixture {
+  TwoBudgets(int64_t cpu_bytes, int64_t gpu_bytes)
+      : TwoDevicesFixture(Budgets(cpu_bytes, gpu_bytes)) {}
 
   Status Register(const std::string& id, int seed, WeightPtr* weight, size_t piece = 1000) {
     const WeightSpec spec = Int8Spec(3, 2);
@@ -69,10 +62,6 @@ struct TwoBudgets {
     return request.status.ok() ? std::string(request.execution.device) : request.status.reason;
   }
 
-  FakeClock clock;
-  FakeDevice* cpu = nullptr;
-  FakeDevice* gpu = nullptr;
-  std::unique_ptr<Engine> engine;
   std::string last_message;
 };
 
