@@ -207,25 +207,32 @@ std::vector<int8_t> MakeActivations(const Shape3& shape) {
   return activations;
 }
 
+// The operands of one measurement, and our side of it.
+struct Subject {
+  Subject(const Settings& s, const Shape3& shape, int threads, Device* device)
+      : weight(MakeWeight(s.weights, shape.k, shape.n)),
+        activations(MakeActivations(shape)),
+        problem{shape.m, shape.k, shape.n, threads, activations, weight},
+        own(device, problem, s.weight_type, s.group_size, s.activations, {.dtype = s.output},
+            s.kernel) {}
+
+  const std::vector<int8_t> weight;
+  const std::vector<int8_t> activations;
+  const Problem problem;
+  OwnProduct own;
+};
+
 void RunAlone(const Settings& s, const Shape3& shape, int threads, Device* device) {
-  const std::vector<int8_t> weight = MakeWeight(s.weights, shape.k, shape.n);
-  const std::vector<int8_t> activations = MakeActivations(shape);
-  const Problem problem{shape.m, shape.k, shape.n, threads, activations, weight};
-  Epilogue epilogue;
-  epilogue.dtype = s.output;
-  OwnProduct own(device, problem, s.weight_type, s.group_size, s.activations, epilogue, s.kernel);
-  for (double ns = 0; ns < s.seconds * 1e9;) ns += own.Run(1);
+  Subject subject(s, shape, threads, device);
+  for (double ns = 0; ns < s.seconds * 1e9;) ns += subject.own.Run(1);
 }
 
 void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* device, Roof* roof,
                   std::vector<std::unique_ptr<Peer>>* peers,
                   std::vector<std::pair<std::string, double>>* logs) {
-  const std::vector<int8_t> weight = MakeWeight(s.weights, shape.k, shape.n);
-  const std::vector<int8_t> activations = MakeActivations(shape);
-  const Problem problem{shape.m, shape.k, shape.n, threads, activations, weight};
-  Epilogue epilogue;
-  epilogue.dtype = s.output;
-  OwnProduct own(device, problem, s.weight_type, s.group_size, s.activations, epilogue, s.kernel);
+  Subject subject(s, shape, threads, device);
+  OwnProduct& own = subject.own;
+  const Problem& problem = subject.problem;
   std::vector<Contender> contenders = {{"qmatmul", [&own](int count) { return own.Run(count); }}};
   own.Run(1);  // which says what kernel it takes
   const std::string kernel(own.kernel());
