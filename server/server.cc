@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <absl/strings/str_join.h>
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/grpc.h>
 #include <grpcpp/ext/channelz_service_plugin.h>
@@ -16,6 +17,7 @@
 #include <mutex>
 #include <thread>
 
+#include "kernels/devices.h"
 #include "server/log.h"
 #include "server/metrics_page.h"
 #include "server/service.h"
@@ -34,9 +36,6 @@ constexpr auto kHoldAfter = std::chrono::milliseconds(10);
 constexpr const char* kServiceNames[] = {"qmatmul.v1.WeightService", "qmatmul.v1.MatMulService",
                                          "qmatmul.v1.InfoService", "qmatmul.v1.AdminService"};
 
-// The kinds that the contract names; those this build or machine lacks are absent, not unknown.
-constexpr const char* kDeviceKinds[] = {"cpu", "cuda", "vulkan"};
-
 // Messages carry a few hundred bytes beside their tensors: names, shapes, what was done.
 constexpr int64_t kEnvelopeBytes = 64 << 10;
 
@@ -53,12 +52,12 @@ int64_t WeightBytesMax(const Options& options, const DeviceInfo& device) {
 // Empty, or what is wrong with device_weight_bytes_max. Devices that other machines with the same
 // configuration have may be named; what is no device anywhere may not.
 std::string WrongDeviceName(const Options& options) {
+  const std::vector<std::string> kinds = KnownDeviceKinds();
   for (const DeviceBytes& limit : options.device_weight_bytes_max) {
     const std::string kind = limit.device.substr(0, limit.device.find(':'));
-    if (std::find(std::begin(kDeviceKinds), std::end(kDeviceKinds), kind) != std::end(kDeviceKinds))
-      continue;
+    if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) continue;
     return "device_weight_bytes_max names \"" + limit.device +
-           "\", which is no device: its kind must be cpu, cuda or vulkan";
+           "\", which is no device: its kind must be one of " + absl::StrJoin(kinds, ", ");
   }
   return "";
 }
@@ -80,7 +79,7 @@ EngineOptions EngineOptionsOf(const Options& options,
     engine.weight_bytes_max.push_back(WeightBytesMax(options, device->info()));
   engine.inline_ns_max = options.inline_us_max * 1000;
   engine.metrics = options.metrics;
-  engine.known_device_kinds = {std::begin(kDeviceKinds), std::end(kDeviceKinds)};
+  engine.known_device_kinds = KnownDeviceKinds();
   return engine;
 }
 
