@@ -176,6 +176,10 @@ struct LoadClient::Parts {
     in_flight.fetch_sub(1, std::memory_order_acq_rel);
     idle.notify_all();
   }
+  // Null when this call is never held back: no clock is read for it.
+  OverloadThrottle* ThrottleOf(const std::string& weight) {
+    return options.sent_per_accepted > 0 && !weight.empty() ? &throttle : nullptr;
+  }
   // Code, times and reply to the caller. The caller of this ends the call.
   static void Tell(const LoadDone& done, grpc::ByteBuffer* buffer, const Status& status,
                    bool is_stream, LoadReply::Clock::time_point sent) {
@@ -398,14 +402,13 @@ void LoadClient::Send(const EncodedCall& call, LoadDone done) {
     }
     return stream->Send(*call.parts_, std::move(done));
   }
-  const bool is_matmul = !call.parts_->weight.empty();
-  const auto refusal = is_matmul
-                           ? parts.throttle.Refuse(call.parts_->weight, LoadReply::Clock::now())
-                           : std::nullopt;
-  if (refusal) {
-    grpc::ByteBuffer none;
-    Parts::Tell(done, &none, *refusal, false, LoadReply::Clock::now());
-    return parts.End();
+  if (OverloadThrottle* throttle = parts.ThrottleOf(call.parts_->weight)) {
+    const auto now = LoadReply::Clock::now();
+    if (const auto refusal = throttle->Refuse(call.parts_->weight, now)) {
+      grpc::ByteBuffer none;
+      Parts::Tell(done, &none, *refusal, false, now);
+      return parts.End();
+    }
   }
   auto* unary = new Unary;
   unary->call = call.parts_;
@@ -419,8 +422,8 @@ void LoadClient::Send(const EncodedCall& call, LoadDone done) {
       &unary->context, unary->call->method, {}, &unary->call->buffer, &unary->reply,
       [unary](const grpc::Status& status) {
         const Status told = status.ok() ? Status() : FromGrpc(status);
-        if (!unary->call->weight.empty())
-          unary->owner->throttle.Ended(unary->call->weight, told, LoadReply::Clock::now());
+        if (OverloadThrottle* throttle = unary->owner->ThrottleOf(unary->call->weight))
+          throttle->Ended(unary->call->weight, told, LoadReply::Clock::now());
         Parts::Tell(unary->done, &unary->reply, told, false, unary->sent);
         // Before the call ends: its context holds the channel, and a channel whose last holder is a
         // thread of gRPC's own callback queue makes that thread wait for itself.
