@@ -30,7 +30,7 @@ std::vector<uint8_t> MakeData(const WeightSpec& spec, std::mt19937* generator) {
 
 }  // namespace
 
-std::string ProveKernel(Device* device, const KernelInfo& kernel, int64_t rows) {
+Fault ProveKernel(Device* device, const KernelInfo& kernel, int64_t rows) {
   std::mt19937 generator(static_cast<uint32_t>(rows));
   const int64_t groups = kernel.weight == DataType::kInt4 ? 2 : 1;
   const bool is_float = kernel.arithmetic == Arithmetic::kW8A32;
@@ -77,25 +77,27 @@ std::string ProveKernel(Device* device, const KernelInfo& kernel, int64_t rows) 
   segment.rows = rows;
   segment.outputs = {&output, 1};
   std::shared_ptr<const PackedWeight> packed;
-  if (Fault f = device->Pack(weight, &packed); !f.ok()) return f.message;
+  if (Fault f = device->Pack(weight, &packed); !f.ok()) return f;
   const WorkStep step{{&packed, 1}, kernel.arithmetic, {}};
   RunReport report;
   if (Fault f = device->Run({{&segment, 1}, {&step, 1}, kernel.name, 1}, &report); !f.ok())
-    return f.message;
+    return f;
   ReferenceWeight plain;
   ReferenceDetails details;
-  if (Fault f = DecodeWeight(weight, &plain); !f.ok()) return f.message;
+  if (Fault f = DecodeWeight(weight, &plain); !f.ok()) return f;
   const OutputView wanted_view{wanted.data(), kColumns * 4};
   if (Fault f =
           ReferenceMatMul(plain, view, kernel.arithmetic, output.epilogue, wanted_view, &details);
       !f.ok())
-    return f.message;
-  if (got == wanted) return "";
+    return f;
+  if (got == wanted) return {};
   size_t at = 0;
   while (got[at] == wanted[at]) ++at;
-  return "self-test of " + std::to_string(rows) + " rows differs from the reference first at row " +
-         std::to_string(at / 4 / size_t(kColumns)) + ", column " +
-         std::to_string(at / 4 % size_t(kColumns));
+  return {FaultKind::kInternal, std::string(kSelfTestFailed),
+          "self-test of " + std::to_string(rows) +
+              " rows differs from the reference first at row " +
+              std::to_string(at / 4 / size_t(kColumns)) + ", column " +
+              std::to_string(at / 4 % size_t(kColumns))};
 }
 
 }  // namespace qmatmul

@@ -3,13 +3,17 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <string_view>
 
 #include "kernels/device.h"
 
 namespace qmatmul {
 
-// Empty when `kernel` gives the reference's bytes for products of `rows` rows, else what differs.
-std::string ProveKernel(Device* device, const KernelInfo& kernel, int64_t rows);
+// The reason of a fault that says: the kernel ran, and its bytes are wrong.
+inline constexpr std::string_view kSelfTestFailed = "SELF_TEST";
+
+// Ok when `kernel` gives the reference's bytes for products of `rows` rows. Another reason than kSelfTestFailed
+// says why it could not be asked: short memory, a lost device.
+Fault ProveKernel(Device* device, const KernelInfo& kernel, int64_t rows);
 
 }  // namespace qmatmul

@@ -4,6 +4,8 @@
 #include <random>
 #include <vector>
 
+#include "kernels/self_test.h"
+
 namespace qmatmul::cuda {
 namespace {
 
@@ -35,7 +37,7 @@ std::vector<int32_t> Product(Device* device, const std::shared_ptr<const PackedW
 
 }  // namespace
 
-std::string CompareKernels(Device* device, std::string_view one, std::string_view other) {
+Fault CompareKernels(Device* device, std::string_view one, std::string_view other) {
   std::mt19937 generator(90);
   for (const Size& size : kSizes) {
     std::vector<int8_t> data(static_cast<size_t>(size.k * size.n)),
@@ -47,19 +49,20 @@ std::string CompareKernels(Device* device, std::string_view one, std::string_vie
     view.data = data.data();
     std::shared_ptr<const PackedWeight> weight;
     Fault fault = device->Pack(view, &weight);
-    if (!fault.ok()) return fault.message;
+    if (!fault.ok()) return fault;
     const std::vector<int32_t> got = Product(device, weight, rows, size.rows, one, &fault);
-    if (!fault.ok()) return fault.message;
+    if (!fault.ok()) return fault;
     const std::vector<int32_t> wanted = Product(device, weight, rows, size.rows, other, &fault);
-    if (!fault.ok()) return fault.message;
+    if (!fault.ok()) return fault;
     for (size_t i = 0; i < got.size(); ++i)
       if (got[i] != wanted[i])
-        return "differs from " + std::string(other) + " first at row " +
-               std::to_string(int64_t(i) / size.n) + ", column " +
-               std::to_string(int64_t(i) % size.n) + " of " + std::to_string(size.rows) + " x " +
-               std::to_string(size.k) + " x " + std::to_string(size.n);
+        return {FaultKind::kInternal, std::string(kSelfTestFailed),
+                "differs from " + std::string(other) + " first at row " +
+                    std::to_string(int64_t(i) / size.n) + ", column " +
+                    std::to_string(int64_t(i) % size.n) + " of " + std::to_string(size.rows) +
+                    " x " + std::to_string(size.k) + " x " + std::to_string(size.n)};
   }
-  return "";
+  return {};
 }
 
 }  // namespace qmatmul::cuda

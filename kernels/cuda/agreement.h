@@ -7,14 +7,13 @@
 // Thread-safety: a free function. Ownership: borrows the device for the call.
 #pragma once
 
-#include <string>
 #include <string_view>
 
 #include "kernels/device.h"
 
 namespace qmatmul::cuda {
 
-// Empty when both give the same sums for INT8 weights, else what differs.
-std::string CompareKernels(Device* device, std::string_view one, std::string_view other);
+// Ok when both give the same sums for INT8 weights; else as ProveKernel.
+Fault CompareKernels(Device* device, std::string_view one, std::string_view other);
 
 }  // namespace qmatmul::cuda

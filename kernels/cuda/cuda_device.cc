@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_device.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <chrono>
 #include <new>
@@ -17,7 +18,8 @@ namespace {
 // and no more pinned memory than a host can spare.
 constexpr int64_t kTileBytesMax = int64_t{256} << 20;
 constexpr int64_t kTileMemoryShare = 32;
-constexpr std::string_view kMmaInt8 = "cuda.mma.s8s8s32.128x128x32";
+// Rows that kernels are proved with: one number of each class, none a multiple of a tile.
+constexpr std::array<int64_t, 3> kProvedRows = {1, 13, 77};
 
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
@@ -89,42 +91,56 @@ std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
       return nullptr;
     }
     std::unique_ptr<CudaDevice> device(new CudaDevice(gpu, options, broken));
-    const std::string guilty = device->ProveKernels();
-    if (guilty.empty()) {
+    std::string unproved;
+    Fault fault = device->ProveKernels(&unproved);
+    if (fault.ok()) {
       FitCosts(device.get(), &device->choices_);
-      if (Fault fault = gpu->CheckLost(); fault.ok()) return device;
+      fault = gpu->CheckLost();
     }
-    *why_not = gpu->CheckLost().message;
+    if (fault.ok()) return device;
+    *why_not = fault.message;
     device = nullptr;
     gpu->Close();
-    if (guilty.empty() || !shared->Reset().ok()) return nullptr;
-    broken.push_back(guilty);
+    // A kernel that lost the device is left out; what else went wrong would go wrong again.
+    if (unproved.empty() || !gpu->lost() || !shared->Reset().ok()) return nullptr;
+    broken.push_back(unproved);
   }
 }
 
-std::string CudaDevice::ProveKernels() {
-  const std::shared_ptr<Gpu> gpu = this->gpu();
-  for (const KernelInfo& kernel : Kernels()) {
-    if (!kernel.usable()) continue;
-    for (const int64_t rows : {1, 13, 77}) {  // one of each class, none a multiple of a tile
+Fault CudaDevice::Judge(const Fault& proof, std::string_view kernel, int64_t rows) {
+  if (Fault lost = gpu()->CheckLost(); !lost.ok()) return lost;
+  if (!proof.ok() && proof.reason != kSelfTestFailed) return proof;
+  if (!proof.ok()) Quarantine(kernel, rows, proof.message);
+  return {};
+}
+
+Fault CudaDevice::ProveKernels(std::string* unproved) {
+  const std::vector<KernelInfo>& kernels = choices_.list().kernels();
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    *unproved = kernels[i].name;
+    for (const int64_t rows : kProvedRows)
       // What was put aside before the device was lost stays so.
-      size_t index = 0;
-      if (!choices_.list().Find(kernel.name, rows, &index).ok()) continue;
-      const std::string difference = ProveKernel(this, kernel, rows);
-      if (gpu->lost()) return kernel.name;
-      if (!difference.empty()) Quarantine(kernel.name, rows, difference);
-    }
+      if (choices_.list().IsEligible(i, rows))
+        if (Fault f = Judge(ProveKernel(this, kernels[i], rows), *unproved, rows); !f.ok())
+          return f;
   }
-  // After mma has been proved.
-  for (size_t i = 0; i < CudaKernels().size(); ++i) {
-    const CudaKernel& kernel = CudaKernels()[i];
-    if (!choices_.list().IsUsable(i) || kernel.form != Form::kWgmma) continue;
-    const std::string difference = CompareKernels(this, kernel.name, kMmaInt8);
-    if (gpu->lost()) return std::string(kernel.name);
-    for (const int64_t rows : {1, 13, 77})
-      if (!difference.empty()) Quarantine(kernel.name, rows, difference);
+  // wgmma with the first kernel of the table that now is proved, if there is one.
+  const int64_t many = kProvedRows.back();
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    if (CudaKernels()[i].form != Form::kWgmma || !choices_.list().IsEligible(i, many)) continue;
+    size_t other = 0;
+    while (other < kernels.size() &&
+           (CudaKernels()[other].form == Form::kWgmma || !choices_.list().IsEligible(other, many) ||
+            !CudaKernels()[other].fits(DataType::kInt8, Arithmetic::kW8A8)))
+      ++other;
+    if (other == kernels.size()) continue;
+    *unproved = kernels[i].name;
+    const Fault proof = CompareKernels(this, *unproved, kernels[other].name);
+    for (const int64_t rows : kProvedRows)
+      if (Fault f = Judge(proof, *unproved, rows); !f.ok()) return f;
   }
-  return "";
+  unproved->clear();
+  return {};
 }
 
 std::vector<QuarantineInfo> CudaDevice::Quarantined() const {
@@ -148,7 +164,10 @@ bool CudaDevice::Reopen() {
     const std::lock_guard swap(gpu_mutex_);
     gpu_ = fresh;
   }
-  return ProveKernels().empty();
+  std::string unproved;
+  const Fault fault = ProveKernels(&unproved);
+  if (!fault.ok()) fresh->GiveUp(fault.message);  // so that it is tried again
+  return fault.ok();
 }
 
 Fault CudaDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) {

@@ -58,8 +58,10 @@ class CudaDevice final : public Device {
  private:
   CudaDevice(std::shared_ptr<Gpu> gpu, const DeviceOptions& options,
              std::span<const std::string> broken);
-  // Puts aside what gives other bytes. The name of the kernel that lost the device, if one did.
-  std::string ProveKernels();
+  // Puts aside what gives other bytes. Ok, or why a kernel could not be asked, and which.
+  Fault ProveKernels(std::string* unproved);
+  // Puts `kernel` aside for these rows if it gave wrong bytes; what else kept it from its proof.
+  Fault Judge(const Fault& proof, std::string_view kernel, int64_t rows);
   // False when it is not lost, or still is.
   bool Reopen();
   // That `weight` is held by `gpu`; DEVICE_LOST or LAYOUT_MISMATCH when it is not.

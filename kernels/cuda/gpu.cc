@@ -91,12 +91,15 @@ Fault Gpu::FaultOf(const Error& error, const char* memory_reason, const std::str
             "no memory on " + info().id + " for " + what + " (" + error.message + "); " +
                 std::to_string(arena_.used_bytes()) + " of " + std::to_string(info().memory_bytes) +
                 " bytes are in use; delete weights or send fewer rows at a time"};
-  {
-    std::lock_guard lock(mutex_);
-    if (!lost()) lost_message_ = error.message;
-    if (!lost()) lost_time_ns_ = UnixNs();
-  }
+  GiveUp(error.message);
   return CheckLost();
+}
+
+void Gpu::GiveUp(const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  if (lost()) return;
+  lost_message_ = why;
+  lost_time_ns_ = UnixNs();
 }
 
 Fault Gpu::CheckLost() {

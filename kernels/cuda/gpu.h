@@ -91,6 +91,8 @@ class Gpu {
   // What a caller of Device is told; a sticky error is remembered. `memory_reason` and `what` are for a
   // lack of memory.
   Fault FaultOf(const Error& error, const char* memory_reason, const std::string& what);
+  // Takes it for lost: what it needs is not to be had.
+  void GiveUp(const std::string& why);
   // DEVICE_LOST when it is, else ok.
   Fault CheckLost();
 

@@ -1,7 +1,7 @@
 // The kernels compiled for the device: entries for runtime_cuda.cu.
 #include <array>
 
-#include "kernels/cuda/kernel_list.h"
+#include "kernels/cuda/listed_kernels.h"
 
 namespace qmatmul::cuda {
 namespace {

@@ -182,7 +182,7 @@ bool VulkanDevice::Rearm(std::string_view key) {
   const std::vector<KernelInfo> kernels = Kernels();
   for (size_t i = 0; i < kernels.size(); ++i) {
     // What was put aside before the device was lost stays so.
-    if (!table_.list().IsEligible(i, 13) || ProveKernel(this, kernels[i], 13).empty()) continue;
+    if (!table_.list().IsEligible(i, 13) || ProveKernel(this, kernels[i], 13).ok()) continue;
     machine()->gpu->GiveUp();
     return false;
   }
@@ -194,10 +194,10 @@ bool VulkanDevice::ProveKernels() {
   for (size_t i = 0; i < infos.size(); ++i) {
     for (const int64_t rows : {1, 13}) {  // a part of a tile, and more than one
       if (!infos[i].usable()) break;
-      std::string difference = ProveKernel(this, infos[i], rows);
-      if (difference.empty()) continue;
+      Fault fault = ProveKernel(this, infos[i], rows);
+      if (fault.ok()) continue;
       if (table_.kernels()[i].is_plain) return false;
-      table_.list().Refuse(i, std::move(difference));
+      table_.list().Refuse(i, std::move(fault.message));
     }
   }
   float_failed_ = std::any_of(infos.begin(), infos.end(), [](const KernelInfo& kernel) {

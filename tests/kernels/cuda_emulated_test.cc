@@ -14,6 +14,7 @@
 #include "kernels/cuda/agreement.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/runtime_emulated.h"
+#include "kernels/self_test.h"
 #include "tests/kernels/cuda_emulated.h"
 #include "tests/support/device_call.h"
 #include "tests/support/product_case.h"
@@ -333,6 +334,42 @@ TEST(CudaLoss, WhileOthersAreAtWork) {
   EXPECT_GT(lost, 0);
 }
 
+// Has no memory left once it has computed something, as long as a test says so.
+class StingyRuntime final : public EmulatedRuntime {
+ public:
+  using EmulatedRuntime::EmulatedRuntime;
+  Error Allocate(int64_t bytes, std::byte** memory) override {
+    if (is_stingy && launches() > launches_before) return {ErrorKind::kOutOfMemory, "taken"};
+    return EmulatedRuntime::Allocate(bytes, memory);
+  }
+  std::atomic<bool> is_stingy = false;
+  std::atomic<int64_t> launches_before = 0;
+};
+
+TEST(CudaLoss, MemoryIsShortWhileItProvesItself) {
+  const Emulated emulated = Open<StingyRuntime>({.arena_piece_bytes = 1});
+  auto& runtime = static_cast<StingyRuntime&>(*emulated.runtime);
+  Random random(62);
+  const TestWeight weight = AnyWeight(DataType::kInt8, 64, 20, 1, &random);
+  emulated.runtime->LoseAfter(0);
+  std::shared_ptr<const PackedWeight> packed;
+  EXPECT_EQ(emulated.device->Pack(weight.view(), &packed).reason, "DEVICE_LOST");
+  for (int attempt = 1; attempt <= 2; ++attempt) {
+    runtime.launches_before = runtime.launches();
+    runtime.is_stingy = true;
+    EXPECT_FALSE(emulated.device->Rearm("cuda:0"));
+    EXPECT_GT(runtime.launches(), runtime.launches_before) << "its proof had begun";
+    EXPECT_EQ(runtime.resets(), attempt);
+    const Fault fault = emulated.device->Pack(weight.view(), &packed);
+    EXPECT_EQ(fault.reason, "DEVICE_LOST");
+    EXPECT_NE(fault.message.find("taken"), std::string::npos) << fault.message;
+  }
+  runtime.is_stingy = false;
+  EXPECT_TRUE(emulated.device->Rearm("cuda:0"));
+  EXPECT_TRUE(emulated.device->Quarantined().empty());
+  CheckKernels(emulated.device.get(), DataType::kInt8, 61, 70, 40, 1, &random);
+}
+
 // Does not run one program: its results stay rubbish.
 template <KernelId kBroken>
 class BrokenRuntime final : public EmulatedRuntime {
@@ -405,11 +442,13 @@ TEST(CudaSelfTest, AKernelThatLosesTheDeviceIsNotOfferedAndTheDeviceIsMadeAnew) 
 TEST(CudaSelfTest, KernelsAreComparedOnLargeProducts) {
   const std::string_view gemv = "cuda.dp4a.s8s8s32.8x4x16", mma = "cuda.mma.s8s8s32.128x128x32";
   const Emulated sound = Open({});
-  EXPECT_EQ(CompareKernels(sound.device.get(), gemv, mma), "");
+  EXPECT_TRUE(CompareKernels(sound.device.get(), gemv, mma).ok());
   // A program that self-tests of 77 rows do not meet on a device of four multiprocessors.
   const Emulated broken = Open<BrokenRuntime<KernelId::kMma8R128>>({});
   EXPECT_TRUE(broken.device->Quarantined().empty());
-  EXPECT_NE(CompareKernels(broken.device.get(), mma, gemv).find("differs from"), std::string::npos);
+  const Fault fault = CompareKernels(broken.device.get(), mma, gemv);
+  EXPECT_EQ(fault.reason, kSelfTestFailed);
+  EXPECT_NE(fault.message.find("differs from"), std::string::npos);
 }
 
 TEST(CudaChoice, ForcedUnknownForeignAndMismatched) {
