@@ -109,8 +109,7 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* RearmKernel(grpc::CallbackServerContext*,
                                         const v1::RearmKernelRequest* message,
                                         v1::RearmKernelResponse* reply) override {
-    for (Device* device : context_.engine.devices()) {
-      if (!device->Rearm(message->key())) continue;
+    if (context_.engine.Rearm(message->key())) {
       reply->set_key(message->key());
       return UnaryReply::Make(context_, {});
     }

@@ -95,9 +95,21 @@ Status Engine::Admit(Request* request) {
   return status;
 }
 
+bool Engine::Rearm(std::string_view key) {
+  for (size_t d = 0; d < device_list_.size(); ++d)
+    if (RearmOn(d, key)) return true;
+  return false;
+}
+
+bool Engine::RearmOn(size_t device, std::string_view key) {
+  if (!device_list_[device]->Rearm(key)) return false;
+  weights_->WriteOffLost(device);
+  return true;
+}
+
 void Engine::ReviveDevices() {
-  for (Device* device : device_list_)
-    if (IsLost(*device)) (void)device->Rearm(device->info().id);
+  for (size_t d = 0; d < device_list_.size(); ++d)
+    if (IsLost(*device_list_[d])) (void)RearmOn(d, device_list_[d]->info().id);
 }
 
 absl::InlinedVector<int64_t, 8> Engine::Backlogs() const {

@@ -76,7 +76,10 @@ class Engine {
   Status Explain(const RouteQuery& query, Plan* plan) const;
   // While held, requests are taken in and nothing new is computed.
   void Hold(bool held);
-  // Tries to open lost devices anew. Weights packed on them before stay lost there.
+  // Puts what is quarantined under this key to work again: a kernel, or a lost device, which is opened anew.
+  // Weights packed on that before stay lost there. False when there is no such key, or the device stays lost.
+  bool Rearm(std::string_view key);
+  // Tries to open lost devices anew.
   void ReviveDevices();
   // Refuses what comes, computes what is queued, ends the threads.
   void Stop();
@@ -94,6 +97,7 @@ class Engine {
 
  private:
   absl::InlinedVector<int64_t, 8> Backlogs() const;
+  bool RearmOn(size_t device, std::string_view key);
   void Refuse(Request* request, Status status);
 
   const EngineOptions options_;

@@ -2,10 +2,11 @@
 //
 // Why two types: two names may be bound to the same content, which is then packed and held once.
 //
-// Thread-safety: both are immutable. Ownership: shared; the last holder frees, so that deleting or
+// Thread-safety: both are immutable, but for which lost copies were written off. Ownership: shared; the last holder frees, so that deleting or
 // replacing a name never frees memory under a request.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -22,7 +23,7 @@ struct Absence {
   std::string reason;  // empty where it holds one
 };
 
-// One packed content. Immutable; its destructor gives its bytes back.
+// One packed content. Its destructor gives its bytes back.
 class WeightContent {
  public:
   WeightContent(WeightSpec spec, std::string digest, int64_t generation,
@@ -44,12 +45,16 @@ class WeightContent {
   }
   // The device's id, and why it cannot; an empty reason when it can.
   Absence AbsenceOn(size_t device) const;
+  // What its copies take of the devices' budgets.
   int64_t bytes() const;
+  // Gives back now what a lost copy took of a device that has been opened anew, and does not hold it any more.
+  void WriteOffLost(size_t device) const;
 
  private:
   std::vector<std::shared_ptr<const PackedWeight>> copies_;
   const std::vector<Absence> absences_;  // by device index
   std::shared_ptr<MemoryLedger> ledger_;
+  mutable std::vector<std::atomic<bool>> written_off_;  // by device index
 };
 
 // One name and what it was bound to when it was looked up.

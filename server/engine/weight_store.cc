@@ -90,6 +90,11 @@ Status WeightStore::Delete(std::string_view id, int64_t* freed_bytes) {
   return {};
 }
 
+void WeightStore::WriteOffLost(size_t device) {
+  const std::shared_lock lock(mutex_);
+  for (const auto& [digest, bound] : by_digest_) bound.content->WriteOffLost(device);
+}
+
 int64_t WeightStore::size() const {
   const std::shared_lock lock(mutex_);
   return static_cast<int64_t>(by_id_.size());

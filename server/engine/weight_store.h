@@ -8,7 +8,8 @@
 //   atomically.
 //   2. Content is named by the SHA-256 of its identity (docs/numerics.md §1), looked at while it
 //   arrives.
-//   3. The ledger holds, to the byte, what the packed copies alive hold, whoever holds them.
+//   3. The ledger holds, to the byte, what the packed copies alive hold, whoever holds them; but nothing for
+//   those that a device lost, once it has been opened anew.
 #pragma once
 
 #include <atomic>
@@ -50,6 +51,9 @@ class WeightStore {
   Status StartUpload(Registration registration, std::unique_ptr<WeightUpload>* upload);
   // freed_bytes: what the last holder will free; 0 when another name has the same content.
   Status Delete(std::string_view id, int64_t* freed_bytes);
+
+  // Gives back what copies take that a device lost before it was opened anew.
+  void WriteOffLost(size_t device);
 
   int64_t size() const;
   int64_t bytes(size_t device) const { return ledger_->used(device); }

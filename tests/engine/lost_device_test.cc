@@ -75,6 +75,39 @@ TEST(LostDevice, NothingMoreGoesThere) {
   EXPECT_EQ(f.cpu->rearms, 0);
 }
 
+TEST(LostDevice, ComesBackWithItsBudget) {
+  TwoDevices f;
+  WeightPtr before = f.Register("w");
+  const int64_t bytes = f.engine->weights().bytes(1);
+  EXPECT_GT(bytes, 0);
+  EXPECT_EQ(before->content->bytes(), 2 * bytes);
+  f.gpu->lost = true;
+  f.engine->ReviveDevices();
+  EXPECT_EQ(f.engine->weights().bytes(1), bytes) << "it has not come back";
+  f.gpu->comes_back = true;
+  f.engine->ReviveDevices();
+  EXPECT_EQ(f.gpu->returns, 1);
+  EXPECT_EQ(f.engine->weights().bytes(0), bytes);
+  EXPECT_EQ(f.engine->weights().bytes(1), 0);
+  EXPECT_EQ(before->content->bytes(), bytes);
+  EXPECT_FALSE(before->content->IsOn(1));
+  EXPECT_NE(before->content->AbsenceOn(1).reason.find("register it anew"), std::string::npos);
+
+  // Registered anew it is there again; the old copy's end takes nothing away.
+  int64_t freed = 0;
+  ASSERT_TRUE(f.engine->weights().Delete("w", &freed).ok());
+  EXPECT_EQ(freed, bytes);
+  const WeightPtr after = f.Register("w");
+  EXPECT_EQ(f.engine->weights().bytes(1), bytes);
+  before.reset();
+  EXPECT_EQ(f.engine->weights().bytes(0), bytes);
+  EXPECT_EQ(f.engine->weights().bytes(1), bytes);
+  TestRequest request(after, 1);
+  f.Send(&request);
+  request.Await();
+  EXPECT_EQ(request.execution.device, "cuda:0");
+}
+
 TEST(LostDevice, UploadsGoOnWithoutIt) {
   for (const size_t lose_at : {0, 3, 5}) {
     TwoDevices f;

@@ -9,22 +9,21 @@ namespace {
 // Row-major int8 [K,N], whatever the layout it was sent in; scales and bias widened.
 class FakeWeight final : public PackedWeight {
  public:
-  FakeWeight(const WeightSpec& spec, std::vector<std::byte> upload, std::string device,
-             std::atomic<int>* alive, const std::atomic<bool>* lost)
-      : PackedWeight(spec, "plain.s8", std::move(device)),
+  FakeWeight(const WeightSpec& spec, std::vector<std::byte> upload, FakeDevice* owner)
+      : PackedWeight(spec, "plain.s8", owner->info().id),
         upload_(std::move(upload)),
-        alive_(alive),
-        lost_(lost),
+        owner_(owner),
+        returns_(owner->returns),
         sums_(spec.n) {
     for (int64_t k = 0; k < spec.k; ++k)
       for (int64_t n = 0; n < spec.n; ++n) sums_[n] += At(k, n);
     bytes_ = static_cast<int64_t>(upload_.size()) + spec.n * 4;
-    alive_->fetch_add(1);
+    owner_->packed_alive.fetch_add(1);
   }
-  ~FakeWeight() override { alive_->fetch_sub(1); }
+  ~FakeWeight() override { owner_->packed_alive.fetch_sub(1); }
 
   std::span<const int32_t> column_sums() const override { return sums_; }
-  bool is_lost() const override { return *lost_; }
+  bool is_lost() const override { return owner_->lost || owner_->returns != returns_; }
   int32_t At(int64_t k, int64_t n) const {
     const int64_t at = spec().layout == Layout::kKN ? k * spec().n + n : n * spec().k + k;
     return static_cast<int8_t>(upload_[static_cast<size_t>(at)]);
@@ -39,8 +38,8 @@ class FakeWeight final : public PackedWeight {
 
  private:
   std::vector<std::byte> upload_;
-  std::atomic<int>* alive_;
-  const std::atomic<bool>* lost_;
+  FakeDevice* const owner_;
+  const int returns_;  // of its owner before
   std::vector<int32_t> sums_;
 };
 
@@ -48,19 +47,13 @@ Fault Lost() { return {FaultKind::kDeviceLost, "DEVICE_LOST", "the fake device i
 
 class FakePacker final : public Packer {
  public:
-  FakePacker(const WeightSpec& spec, std::string device, std::atomic<int>* alive,
-             const std::atomic<bool>* lost, std::atomic<int64_t>* bytes_left)
-      : spec_(spec),
-        device_(std::move(device)),
-        alive_(alive),
-        lost_(lost),
-        bytes_left_(bytes_left) {}
+  FakePacker(const WeightSpec& spec, FakeDevice* owner) : spec_(spec), owner_(owner) {}
 
   Fault Append(std::span<const std::byte> bytes) override {
-    if (bytes_left_->fetch_sub(int64_t(bytes.size())) < int64_t(bytes.size()))
+    if (owner_->upload_bytes_left.fetch_sub(int64_t(bytes.size())) < int64_t(bytes.size()))
       return {FaultKind::kResourceExhausted, "DEVICE_MEMORY", "the fake device's memory is full"};
     upload_.insert(upload_.end(), bytes.begin(), bytes.end());
-    return *lost_ ? Lost() : Fault{};
+    return owner_->lost ? Lost() : Fault{};
   }
   Fault Finish(std::shared_ptr<const PackedWeight>* weight) override {
     const std::byte* scales = upload_.data() + spec_.data_bytes();
@@ -70,16 +63,13 @@ class FakePacker final : public Packer {
       if (!std::isfinite(scale))
         return {FaultKind::kInvalidArgument, "SCALE_RANGE", "scale is not finite"};
     }
-    *weight = std::make_shared<FakeWeight>(spec_, std::move(upload_), device_, alive_, lost_);
+    *weight = std::make_shared<FakeWeight>(spec_, std::move(upload_), owner_);
     return {};
   }
 
  private:
   const WeightSpec spec_;
-  const std::string device_;
-  std::atomic<int>* alive_;
-  const std::atomic<bool>* lost_;
-  std::atomic<int64_t>* bytes_left_;
+  FakeDevice* const owner_;
   std::vector<std::byte> upload_;
 };
 
@@ -166,7 +156,7 @@ Fault FakeDevice::StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* pac
   if (spec.dtype != DataType::kInt8 && refuse_int4)
     return {FaultKind::kUnimplemented, "WEIGHT_DTYPE_UNIMPLEMENTED", "this device packs INT8 only"};
   if (lost) return Lost();
-  *packer = std::make_unique<FakePacker>(spec, info_.id, &packed_alive, &lost, &upload_bytes_left);
+  *packer = std::make_unique<FakePacker>(spec, this);
   return {};
 }
 
@@ -222,7 +212,10 @@ std::vector<QuarantineInfo> FakeDevice::Quarantined() const {
 
 bool FakeDevice::Rearm(std::string_view key) {
   rearms.fetch_add(1);
-  return false;
+  if (!lost || !comes_back || key != info_.id) return false;
+  returns.fetch_add(1);
+  lost = false;
+  return true;
 }
 
 int64_t FakeDevice::PredictNs(int64_t, const PackedWeight&, Arithmetic, int) const {

@@ -24,6 +24,8 @@ class FakeDevice final : public Device {
   std::atomic<bool> refuse_int4{true};
   // As if it were gone: Runs fail when they are done, uploads at once.
   std::atomic<bool> lost{false};
+  // Whether it can be opened anew: then what it held before stays lost.
+  std::atomic<bool> comes_back{false};
   // Bytes that its packers may still take, all together; what is more is refused for want of memory.
   std::atomic<int64_t> upload_bytes_left{int64_t{1} << 40};
   // Runs end for want of memory.
@@ -39,6 +41,7 @@ class FakeDevice final : public Device {
   std::atomic<int> threads_max{-1};  // of the last Run
   std::atomic<int> packed_alive{0};  // PackedWeights not yet freed
   std::atomic<int> rearms{0};        // attempts to open it anew
+  std::atomic<int> returns{0};       // those that did
 
   const DeviceInfo& info() const override { return info_; }
   std::vector<KernelInfo> Kernels() const override;
