@@ -89,9 +89,9 @@ template <int kRows, int kRow>
   if constexpr (kRow + 1 < kRows) AddRows<kRows, kRow + 1>(a, b_left, b_right, left, right);
 }
 
-// Eight columns of a panel; `b` points at the first of them. The other half fetches nothing ahead: its lines
-// are the same.
-template <int kRows, bool kPrefetch>
+// Eight columns of a panel; `b` points at the first of them. Each half touches every other line of what comes
+// next: all of them at once are more than a core can have on their way, and then it waits.
+template <int kRows, int kHalf>
 inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
   __m256i left[kRows], right[kRows];
 #pragma GCC unroll 6
@@ -102,7 +102,7 @@ inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
   for (; lines >= 4; lines -= 4) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      if constexpr (kPrefetch) _mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
+      if ((i & 1) == kHalf) _mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
       AddRows<kRows, 0>(a + 4 * kRows * i, LoadWidened(b + 64 * i), LoadWidened(b + 64 * i + 16),
                         left, right);
     }
@@ -122,8 +122,8 @@ inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
 template <int kRows>
 void Panel(const TileArgs& t) {
   auto* c = static_cast<int32_t*>(t.c);
-  HalfPanel<kRows, true>(t, t.panel, c);
-  HalfPanel<kRows, false>(t, t.panel + 32, c + 8);
+  HalfPanel<kRows, 0>(t, t.panel, c);
+  HalfPanel<kRows, 1>(t, t.panel + 32, c + 8);
 }
 
 void Run(const TileArgs& t) {
@@ -296,7 +296,18 @@ constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
 constexpr Operand kS16 = Operand::kS16, kS8 = Operand::kS8, kF32 = Operand::kF32;
 
 constexpr MicroKernel kKernels[] = {
-    {"cpu.avx2.s8s8s32.6x16x4", Supported, k8, kW8A8, kS16, 6, 16, 4, 20, Run, &kRowOps},
+    {.name = "cpu.avx2.s8s8s32.6x16x4",
+     .supported = Supported,
+     .weight = k8,
+     .arithmetic = kW8A8,
+     .operand = kS16,
+     .mr = 6,
+     .nr = 16,
+     .kr = 4,
+     .rank = 20,
+     .run = Run,
+     .ops = &kRowOps,
+     .passes = 2},
     {"cpu.avx2.s8s8s32.1x16x4", Supported, k8, kW8A8, kS16, 1, 16, 4, 20, RunGemv, &kRowOps},
     {"cpu.avx2.s8s4s32.6x16x4", Supported, k4, kW8A8, kS8, 6, 16, 4, 20, RunNarrow<k4>, &kRowOps},
     {"cpu.avx2.s8s4s32.1x16x4", Supported, k4, kW8A8, kS8, 1, 16, 4, 20, RunNarrowGemv<k4>,

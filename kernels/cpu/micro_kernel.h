@@ -71,6 +71,9 @@ struct MicroKernel {
   // Gives back what `run` holds of the processor (tile registers); every thread calls it after its
   // last run of a work. nullptr: nothing is held.
   void (*release)() = nullptr;
+  // Over a tile's lines. Where a kernel passes more than once, what it touches ahead is the next block, each pass a
+  // part of it.
+  int passes = 1;
 
   bool split() const { return add_outliers != nullptr; }
   bool fits(DataType weight_type, Arithmetic a) const {

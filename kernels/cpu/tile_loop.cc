@@ -298,7 +298,9 @@ class Loop {
       for (int64_t k = 0; k < group_k; k += BlockK()) {
         TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
         // Scale groups are taken across the panels: what comes next is the next panel's.
-        t.prefetch += group_wise() ? unit * panel_bytes : kPrefetchBytes;
+        t.prefetch += group_wise()        ? unit * panel_bytes
+                      : kernel.passes > 1 ? t.lines * x.of->weight->line_bytes()
+                                          : kPrefetchBytes;
         RunTile(kernel, t, true, scratch);
       }
   }
