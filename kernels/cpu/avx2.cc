@@ -90,8 +90,8 @@ template <int kRows, int kRow>
 }
 
 // Eight columns of a panel; `b` points at the first of them. Each half touches every other line of what comes
-// next: all of them at once are more than a core can have on their way, and then it waits.
-template <int kRows, int kHalf>
+// next, or every fourth: all of them at once are more than a core can have on their way, and then it waits.
+template <int kRows, int kHalf, bool kEveryOther>
 inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
   __m256i left[kRows], right[kRows];
 #pragma GCC unroll 6
@@ -102,7 +102,7 @@ inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
   for (; lines >= 4; lines -= 4) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      if ((i & 1) == kHalf) _mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
+      if (kEveryOther ? i == 2 * kHalf : i % 2 == kHalf) _mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
       AddRows<kRows, 0>(a + 4 * kRows * i, LoadWidened(b + 64 * i), LoadWidened(b + 64 * i + 16),
                         left, right);
     }
@@ -119,11 +119,16 @@ inline void HalfPanel(const TileArgs& t, const uint8_t* b, int32_t* c) {
   for (int r = 0; r < kRows; ++r) Store(c + r * t.ldc, Fold(left[r], right[r]), t.accumulate);
 }
 
+template <int kRows, bool kEveryOther>
+void BothHalves(const TileArgs& t) {
+  auto* c = static_cast<int32_t*>(t.c);
+  HalfPanel<kRows, 0, kEveryOther>(t, t.panel, c);
+  HalfPanel<kRows, 1, kEveryOther>(t, t.panel + 32, c + 8);
+}
+
 template <int kRows>
 void Panel(const TileArgs& t) {
-  auto* c = static_cast<int32_t*>(t.c);
-  HalfPanel<kRows, 0>(t, t.panel, c);
-  HalfPanel<kRows, 1>(t, t.panel + 32, c + 8);
+  t.touch_every_other ? BothHalves<kRows, true>(t) : BothHalves<kRows, false>(t);
 }
 
 void Run(const TileArgs& t) {

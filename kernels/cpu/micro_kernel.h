@@ -44,6 +44,8 @@ struct TileArgs {
   int panels;               // 1 … nr / 16
   bool accumulate;          // add to c instead of setting it
   const uint8_t* prefetch;  // lines that will be wanted next: one is touched a step
+  bool
+      touch_every_other;  // of those, since another strip's tile touches the rest; where passes > 1
 };
 
 struct MicroKernel {
@@ -71,8 +73,8 @@ struct MicroKernel {
   // Gives back what `run` holds of the processor (tile registers); every thread calls it after its
   // last run of a work. nullptr: nothing is held.
   void (*release)() = nullptr;
-  // Over a tile's lines. Where a kernel passes more than once, what it touches ahead is the next block, each pass a
-  // part of it.
+  // Over a tile's lines. Where a kernel passes more than once, what it touches ahead is the next block, each pass
+  // a part of it.
   int passes = 1;
 
   bool split() const { return add_outliers != nullptr; }

@@ -278,31 +278,41 @@ class Loop {
 
   // The sums of one scale group (of all K, where there is only one).
   void SumGroup(const Part& x, int64_t group, MemberScratch* scratch) {
-    const MicroKernel& kernel = *x.of->kernel;
     const int64_t panel_bytes = x.of->weight->panel_bytes();
-    const int64_t unit = kernel.nr / kPanelColumns, group_k = packer_.group_elements();
-    if (x.strip_end - x.strip_begin > 1) {
-      // Every k-block of a panel meets all strips while it is in L1.
-      for (int64_t k = 0; k < group_k; k += BlockK())
-        for (int64_t p = x.begin; p < x.end; p += unit)
-          for (size_t s = x.strip_begin; s < x.strip_end; ++s) {
-            TileArgs t = Tile(x, strips_[s], p, group, k);
-            // The first strip touches what comes next; the others find it in L1.
-            if (s == x.strip_begin) t.prefetch += unit * panel_bytes;
-            RunTile(kernel, t, s == x.strip_begin, scratch);
-          }
+    const int64_t unit = x.of->kernel->nr / kPanelColumns, group_k = packer_.group_elements();
+    const bool is_lone = x.strip_end - x.strip_begin == 1;
+    const int64_t strip_bytes = (x.row_end - x.row_begin) * packer_.row_bytes();
+    if (is_lone || (strip_bytes <= kBlockBytes && !group_wise())) {
+      // Few rows: the weight passes once, in the order it lies in memory, and L2 has all of every strip.
+      for (int64_t p = x.begin; p < x.end; p += unit)
+        for (int64_t k = 0; k < group_k; k += BlockK()) {
+          const int64_t block_bytes = BlockK() / kLineK * x.of->weight->line_bytes();
+          // Scale groups are taken across the panels: what comes next is the next panel's.
+          const int64_t ahead = group_wise()                           ? unit * panel_bytes
+                                : is_lone && x.of->kernel->passes == 1 ? kPrefetchBytes
+                                                                       : block_bytes;
+          SumBlock(x, p, group, k, ahead, scratch);
+        }
       return;
     }
-    // Few rows: the weight passes once, in the order it lies in memory.
-    for (int64_t p = x.begin; p < x.end; p += unit)
-      for (int64_t k = 0; k < group_k; k += BlockK()) {
-        TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
-        // Scale groups are taken across the panels: what comes next is the next panel's.
-        t.prefetch += group_wise()        ? unit * panel_bytes
-                      : kernel.passes > 1 ? t.lines * x.of->weight->line_bytes()
-                                          : kPrefetchBytes;
-        RunTile(kernel, t, true, scratch);
-      }
+    // Every k-block of all strips stays in L2 while the panels pass.
+    for (int64_t k = 0; k < group_k; k += BlockK())
+      for (int64_t p = x.begin; p < x.end; p += unit)
+        SumBlock(x, p, group, k, unit * panel_bytes, scratch);
+  }
+
+  // All strips pass over one block of a panel while it is in L1. The first touches what lies `ahead` of it, which
+  // the others then find in L1; where it passes twice, the second takes half of that.
+  void SumBlock(const Part& x, int64_t p, int64_t group, int64_t k, int64_t ahead,
+                MemberScratch* scratch) {
+    const bool halved = x.of->kernel->passes > 1 && x.strip_end - x.strip_begin > 1;
+    for (size_t s = x.strip_begin; s < x.strip_end; ++s) {
+      TileArgs t = Tile(x, strips_[s], p, group, k);
+      t.touch_every_other = halved;
+      if (s == x.strip_begin) t.prefetch += ahead;
+      else if (s == x.strip_begin + 1 && halved) t.prefetch += ahead + x.of->weight->line_bytes();
+      RunTile(*x.of->kernel, t, s == x.strip_begin, scratch);
+    }
   }
 
   // One tile; a kernel that must not see outliers gets the lines cleaned, once for all strips.
@@ -342,6 +352,7 @@ class Loop {
     t.panels = static_cast<int>(std::min<int64_t>(x.of->kernel->nr / kPanelColumns, x.end - p));
     t.accumulate = k > 0;
     t.prefetch = t.panel;
+    t.touch_every_other = false;
     return t;
   }
 
