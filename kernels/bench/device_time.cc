@@ -7,8 +7,10 @@
 #include <memory>
 #include <random>
 #include <span>
+#include <sstream>
 
 #include "kernels/bench/peer_cublaslt.h"
+#include "kernels/bench/script_process.h"
 #include "kernels/cuda/product_plan.h"
 #include "kernels/cuda/runtime.h"
 
@@ -209,8 +211,36 @@ void PrintCopy(const DeviceTimeSettings& settings, Runtime* runtime, cuda::Strea
               2 * double(kRotatedBytes) / times[times.size() / 2]);
 }
 
+// torch._int_mm, in a process that has its own memory on the GPU; the other one waits meanwhile.
+class TorchIntMm {
+ public:
+  explicit TorchIntMm(const std::string& python)
+      : script_(python, QMATMUL_PEER_SCRIPTS "/torch_peer.py") {}
+
+  // False when it cannot do this product, or is not there.
+  bool Prepare(int64_t m, int64_t k, int64_t n) {
+    if (!script_.Start()) return false;
+    script_.Say("prepare " + std::to_string(m) + " " + std::to_string(k) + " " + std::to_string(n) +
+                " " + std::to_string(kRotatedBytes));
+    return script_.Line() == "ok";
+  }
+  // As Bench::Time.
+  std::pair<double, double> Time() {
+    script_.Say("time " + std::to_string(kRounds));
+    std::pair<double, double> ns;
+    std::istringstream(script_.Line()) >> ns.first >> ns.second;
+    script_.Say("check");
+    const std::string verdict = script_.Line();
+    if (verdict != "ok") std::fprintf(stderr, "kernels_bench: torch: %s\n", verdict.c_str());
+    return ns;
+  }
+
+ private:
+  ScriptProcess script_;
+};
+
 void MeasureShape(const DeviceTimeSettings& settings, const std::array<int64_t, 3>& shape,
-                  Runtime* runtime, cuda::Stream stream, CublasLt* peer) {
+                  Runtime* runtime, cuda::Stream stream, CublasLt* peer, TorchIntMm* torch) {
   const auto [m, k, n] = shape;
   Bench bench(runtime, stream, m, k, n);
   for (const cuda::CudaKernel& kernel : cuda::CudaKernels()) {
@@ -224,11 +254,13 @@ void MeasureShape(const DeviceTimeSettings& settings, const std::array<int64_t, 
             bench.TimeKernel(kernel, output));
   }
   // Its int8 wants multiples of four.
-  if (peer == nullptr || !peer->Prepare(m, n, bench.k_pad())) return;
-  Print(settings, shape, "cublaslt", "INT32", bench.Time([&](int64_t copy) -> Error {
-    if (peer->Enqueue(stream, bench.weight(copy), bench.rows(), bench.results())) return {};
-    return {cuda::ErrorKind::kLost, "cublasLtMatmul failed"};
-  }));
+  if (peer != nullptr && peer->Prepare(m, n, bench.k_pad()))
+    Print(settings, shape, "cublaslt", "INT32", bench.Time([&](int64_t copy) -> Error {
+      if (peer->Enqueue(stream, bench.weight(copy), bench.rows(), bench.results())) return {};
+      return {cuda::ErrorKind::kLost, "cublasLtMatmul failed"};
+    }));
+  if (torch->Prepare(m, bench.k_pad(), n))
+    Print(settings, shape, "torch._int_mm", "INT32", torch->Time());
 }
 
 }  // namespace
@@ -251,7 +283,9 @@ int PrintDeviceTimes(const DeviceTimeSettings& settings) {
   for (const auto& [k, n] : {std::pair(4096, 4096), {8192, 8192}, {8192, 28672}})
     for (const int64_t m : {1, 8, 16, 32, 64, 256, 1024, 4096})
       if (settings.shapes.empty()) shapes.push_back({m, k, n});
-  for (const auto& shape : shapes) MeasureShape(settings, shape, runtime, stream, peer.get());
+  TorchIntMm torch(settings.python);
+  for (const auto& shape : shapes)
+    MeasureShape(settings, shape, runtime, stream, peer.get(), &torch);
   runtime->DestroyStream(stream);
   return 0;
 }

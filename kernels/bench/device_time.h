@@ -1,5 +1,6 @@
 // What the CUDA kernels take on the device alone: rows and weights lie there, times come from events, and
-// nothing is copied in between. Beside them cuBLASLt, where its library is installed.
+// nothing is copied in between. Beside them cuBLASLt, where its library is installed, and torch._int_mm, where
+// Python has torch.
 //
 // Weights are rotated so that at least 256 MiB are read before one comes again: a weight that stays in the L2
 // cache says nothing about memory.
@@ -17,6 +18,7 @@ namespace qmatmul::bench {
 struct DeviceTimeSettings {
   std::vector<std::array<int64_t, 3>> shapes;  // m, k, n; empty: those of the goals
   std::string kernel;                          // empty: every kernel that fits
+  std::string python;                          // the interpreter that may have torch
   bool json = false;
 };
 

@@ -59,7 +59,8 @@ constexpr char kHelp[] =
     "  --activations TYPE      INT8 (default), F32, F16, BF16 (quantized per row)\n"
     "  --output TYPE           INT32 (default), INT8, INT16, F32, F16, BF16\n"
     "  --peers onednn,onnxruntime   measure these too, interleaved\n"
-    "  --python PATH           interpreter with onnxruntime, default build/venv/bin/python\n"
+    "  --python PATH           interpreter with onnxruntime, or torch, default "
+    "build/venv/bin/python\n"
     "  --seconds S             per shape, default 2\n"
     "  --call-cost             instead: what a call costs beside its arithmetic, at one row\n"
     "  --teams                 instead: our thread team beside pthreadpool, by --threads\n"
@@ -68,7 +69,7 @@ constexpr char kHelp[] =
     "  --device ID             a device other than the CPU: its id or kind; host to host, by wall "
     "time\n"
     "  --device-time           instead: kernels of the first GPU alone, by events, beside "
-    "cuBLASLt\n"
+    "cuBLASLt and torch\n"
     "  --json                  one JSON object a line\n"
     "One thread is timed by CPU time, several by wall time. Peers get the int8 problem with int32 "
     "sums.\n";
@@ -316,7 +317,7 @@ int Main(int argc, char** argv) {
     return 0;
   }
   if (s.device_time) {
-    DeviceTimeSettings times{{}, s.kernel, s.json};
+    DeviceTimeSettings times{{}, s.kernel, s.python, s.json};
     if (s.shapes_given)
       for (const Shape3& x : s.shapes) times.shapes.push_back({x.m, x.k, x.n});
     return PrintDeviceTimes(times);
