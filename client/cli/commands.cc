@@ -113,6 +113,9 @@ const Command& FindCommand(std::string_view name) {
     names.push_back(command.name);
   }
   std::string way_out = "the commands are " + JoinChoices(names);
+  if (name.starts_with('-'))
+    throw Failure(kExitUsage, "'" + std::string(name) + "' stands before the command",
+                  "options follow it: `qmatmul COMMAND " + std::string(name) + " …`; " + way_out);
   if (const auto near = NearestWord(name, names))
     way_out = "did you mean `qmatmul " + std::string(*near) + "`? " + way_out;
   throw Failure(kExitUsage, "qmatmul has no command '" + std::string(name) + "'", way_out);

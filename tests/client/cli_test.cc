@@ -69,6 +69,7 @@ TEST_F(Cli, WrongCommandLinesExitWithTwoAndSayTheWayOut) {
       {{"xyzzy"}, "the commands are register, list"},
       {{"help", "xyzzy"}, "no command 'xyzzy'"},
       {{"list", "--srever", "x"}, "did you mean --server?"},
+      {{"--server", "x", "list"}, "`qmatmul COMMAND --server …`"},
       {{"list", "extra"}, "takes no arguments, not 1"},
       {{"show"}, "takes ID, not 0"},
       {{"register", "w"}, "takes ID WEIGHT.npy, not 1"},
