@@ -45,6 +45,24 @@ TEST(CudaChoice, WithoutMeasurementsTheDeviceIsTheLastToBeAsked) {
   EXPECT_EQ(form_of(1), Form::kGemv);  // mma computes sixteen rows
   EXPECT_EQ(choices.CallNs({1, 64, 64}), 100.0 + 64 + 64 * 4 + 64 * 64);
   EXPECT_FALSE(choices.Select({1, 64, 64}).fell_back);
+  // A part of the measurements is none.
+  choices.SetCosts({100.0, 1.0, 0.0});
+  EXPECT_GE(choices.CallNs({1, 64, 64}), 1e12);
+  choices.SetCosts({100.0, 0.0, 1.0});
+  EXPECT_GE(choices.CallNs({1, 64, 64}), 1e12);
+  choices.SetCosts({100.0, 1.0, 1.0});
+  const auto ranked = choices.Rank({1, 64, 64});
+  choices.SetRates(ranked.front().index, {1.0, 0.0});
+  for (const auto& r : choices.Rank({1, 64, 64}))
+    EXPECT_EQ(r.kernel_ns == 0, r.index == ranked.front().index);
+}
+
+TEST(CudaChoice, ADeviceWithoutAKernelIsTheLastToBeAskedToo) {
+  KernelChoices choices(std::vector<std::string>(CudaKernels().size(), "lacks"), "");
+  for (size_t i = 0; i < CudaKernels().size(); ++i) choices.SetRates(i, {1.0, 1.0});
+  choices.SetCosts({100.0, 1.0, 1.0});
+  EXPECT_EQ(choices.Select({1, 64, 64}).kernel, nullptr);
+  EXPECT_GE(choices.CallNs({1, 64, 64}), 1e12);
 }
 
 // Kernels that lack something, are disabled or put aside, with equal costs, other costs or none.

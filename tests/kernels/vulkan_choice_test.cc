@@ -33,6 +33,8 @@ TEST(VulkanChoice, TheRowFormForFewRowsAndNoOthers) {
   for (const int64_t rows : {3, 8, 9, 5000}) EXPECT_EQ(Chosen(table, rows), kTile) << rows;
   for (const int64_t rows : {1, 9})
     EXPECT_EQ(Chosen(table, rows, Arithmetic::kW8A32), kFloat) << rows;
+  // fp32 that was found inexact on the device, whatever it promises.
+  EXPECT_EQ(Chosen(KernelTable(EverythingThere(), true, ""), 1, Arithmetic::kW8A32), kSoft);
   // A device of small workgroups has no row form.
   GpuTraits small = EverythingThere();
   small.invocations_max = 128;
@@ -57,6 +59,17 @@ TEST(VulkanChoice, WhatDisabledKernelsLeave) {
     EXPECT_EQ(Chosen(table, 100), row.many) << row.disabled;
     EXPECT_EQ(Chosen(table, 100, Arithmetic::kW8A32), row.floats) << row.disabled;
   }
+}
+
+TEST(VulkanChoice, DenormalsAreKeptByAShaderThatSaysSo) {
+  const auto shader_of = [](const GpuTraits& traits) {
+    const KernelTable table(traits, false, "");
+    return table.Select(9, DataType::kInt8, Arithmetic::kW8A32).kernel->shader;
+  };
+  GpuTraits traits = EverythingThere();
+  EXPECT_EQ(shader_of(traits), "float_s8");
+  traits.keeps_denormals = true;
+  EXPECT_EQ(shader_of(traits), "float_preserve_s8");
 }
 
 // Without the dot product no list can take the shifts away.
