@@ -44,8 +44,8 @@ struct TileArgs {
   int panels;               // 1 … nr / 16
   bool accumulate;          // add to c instead of setting it
   const uint8_t* prefetch;  // lines that will be wanted next: one is touched a step
-  bool
-      touch_every_other;  // of those, since another strip's tile touches the rest; where passes > 1
+  // Of those, since another strip's tile touches the rest; where passes > 1.
+  bool touch_every_other;
 };
 
 struct MicroKernel {

@@ -2,8 +2,9 @@
 //
 // Why two types: two names may be bound to the same content, which is then packed and held once.
 //
-// Thread-safety: both are immutable, but for which lost copies were written off. Ownership: shared; the last holder frees, so that deleting or
-// replacing a name never frees memory under a request.
+// Thread-safety: any thread may call everything; only which lost copies were written off ever changes.
+// Ownership: shared; the last holder frees, so that deleting or replacing a name never frees memory under a
+// request.
 #pragma once
 
 #include <atomic>

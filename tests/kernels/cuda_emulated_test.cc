@@ -273,18 +273,23 @@ class MoodyRuntime final : public EmulatedRuntime {
   std::atomic<bool> is_deadly = false;
 };
 
+// What packing a weight says, which a lost device notices.
+Fault PackFault(const Emulated& emulated, const TestWeight& weight) {
+  std::shared_ptr<const PackedWeight> packed;
+  return emulated.device->Pack(weight.view(), &packed);
+}
+
 TEST(CudaLoss, LostAgainWhileItProvesItself) {
   const Emulated emulated = Open<MoodyRuntime>({});
   auto& runtime = static_cast<MoodyRuntime&>(*emulated.runtime);
   Random random(61);
   const TestWeight weight = AnyWeight(DataType::kInt8, 64, 20, 1, &random);
   emulated.runtime->LoseAfter(0);
-  std::shared_ptr<const PackedWeight> packed;
-  EXPECT_EQ(emulated.device->Pack(weight.view(), &packed).reason, "DEVICE_LOST");
+  EXPECT_EQ(PackFault(emulated, weight).reason, "DEVICE_LOST");
   runtime.is_deadly = true;
   EXPECT_FALSE(emulated.device->Rearm("cuda:0"));
   EXPECT_EQ(runtime.resets(), 1);
-  EXPECT_EQ(emulated.device->Pack(weight.view(), &packed).reason, "DEVICE_LOST");
+  EXPECT_EQ(PackFault(emulated, weight).reason, "DEVICE_LOST");
   runtime.is_deadly = false;
   EXPECT_TRUE(emulated.device->Rearm("cuda:0"));
   // No kernel is put aside for what was the device's fault.
@@ -352,15 +357,14 @@ TEST(CudaLoss, MemoryIsShortWhileItProvesItself) {
   Random random(62);
   const TestWeight weight = AnyWeight(DataType::kInt8, 64, 20, 1, &random);
   emulated.runtime->LoseAfter(0);
-  std::shared_ptr<const PackedWeight> packed;
-  EXPECT_EQ(emulated.device->Pack(weight.view(), &packed).reason, "DEVICE_LOST");
+  EXPECT_EQ(PackFault(emulated, weight).reason, "DEVICE_LOST");
   for (int attempt = 1; attempt <= 2; ++attempt) {
     runtime.launches_before = runtime.launches();
     runtime.is_stingy = true;
     EXPECT_FALSE(emulated.device->Rearm("cuda:0"));
     EXPECT_GT(runtime.launches(), runtime.launches_before) << "its proof had begun";
     EXPECT_EQ(runtime.resets(), attempt);
-    const Fault fault = emulated.device->Pack(weight.view(), &packed);
+    const Fault fault = PackFault(emulated, weight);
     EXPECT_EQ(fault.reason, "DEVICE_LOST");
     EXPECT_NE(fault.message.find("taken"), std::string::npos) << fault.message;
   }
