@@ -38,12 +38,11 @@ void* Arena::Reserve(size_t bytes) {
   return memory_;
 }
 
-void CutStrips(int64_t rows, int mr, std::vector<Strip>* strips) {
+void CutStrips(int64_t first, int64_t rows, int mr, std::vector<Strip>* strips) {
   const int64_t count = (rows + mr - 1) / mr;
-  strips->clear();
   for (int64_t s = 0; s < count; ++s) {
     const int64_t begin = rows * s / count, end = rows * (s + 1) / count;
-    strips->push_back({begin, static_cast<int>(end - begin)});
+    strips->push_back({first + begin, static_cast<int>(end - begin)});
   }
 }
 
@@ -63,9 +62,9 @@ ActivationPacker::ActivationPacker(const MicroKernel& kernel, std::span<RowSegme
   }
 }
 
-void ActivationPacker::PackStrip(int64_t block_begin, const Strip& strip, void* strip_data,
+void ActivationPacker::PackStrip(int64_t shift, const Strip& strip, void* strip_data,
                                  PackedRow* rows, int32_t* sums, Scratch* scratch) {
-  const int64_t begin = block_begin + strip.row_begin;
+  const int64_t begin = shift + strip.row_begin;
   const auto after = std::upper_bound(first_row_.begin(), first_row_.end(), begin);
   auto s = static_cast<size_t>(after - first_row_.begin()) - 1;
   for (int r = 0; r < strip.rows; ++r) {

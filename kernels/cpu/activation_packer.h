@@ -42,12 +42,13 @@ struct PackedRow {
 };
 
 struct Strip {
-  int64_t row_begin = 0;  // within the block
+  int64_t row_begin = 0;  // of the packed rows
   int rows = 0;
 };
 
-// Cuts `rows` rows into the fewest strips of at most `mr`, as equal as can be.
-void CutStrips(int64_t rows, int mr, std::vector<Strip>* strips);
+// Adds to `strips` packed rows first … first + rows - 1, cut into the fewest strips of at most `mr`, as equal
+// as can be.
+void CutStrips(int64_t first, int64_t rows, int mr, std::vector<Strip>* strips);
 
 class ActivationPacker {
  public:
@@ -67,10 +68,10 @@ class ActivationPacker {
   int64_t group_elements() const { return group_elements_; }
   // Bytes of a packed row.
   int64_t row_bytes() const { return groups() * group_elements() * ElementBytes(kernel_.operand); }
-  // Packs rows [block_begin + strip.row_begin, … + strip.rows) to `strip_data` and describes them
-  // in `rows`. With `sums`, sums[row * groups() + group] receives Σ of the operand's values there,
-  // for kernels whose weights are offset.
-  void PackStrip(int64_t block_begin, const Strip& strip, void* strip_data, PackedRow* rows,
+  // Packs a strip's rows, those of the Work that lie `shift` after its packed rows, to `strip_data` and
+  // describes them in rows[row]. With `sums`, sums[row * groups() + group] receives Σ of the operand's
+  // values there, for kernels whose weights are offset.
+  void PackStrip(int64_t shift, const Strip& strip, void* strip_data, PackedRow* rows,
                  int32_t* sums, Scratch* scratch);
 
  private:

@@ -50,11 +50,20 @@ struct alignas(64) Share {
   int64_t end = 0;
 };
 
+// Rows that are packed at once and then multiplied by every weight of the lot.
+struct Block {
+  int64_t row_begin = 0;                  // of all
+  int64_t slot_begin = 0;                 // where they lie among the packed rows
+  size_t strip_begin = 0, strip_end = 0;  // of the loop's strips, which name packed rows
+  size_t next_strip = 0;                  // to be packed; by atomic_ref
+};
+
 // What a calling thread keeps from one loop to the next, for all members of it.
 struct CallScratch {
-  Arena packed;  // rows of one block
+  Arena packed;  // rows of one block or of two
   std::vector<PackedRow> rows;
   std::vector<int32_t> row_sums;
+  std::vector<Block> blocks;
   std::vector<Strip> strips;
   std::vector<int64_t> first_rows;
   std::vector<Share> shares;
@@ -76,6 +85,7 @@ class Loop {
         memory_(scratch->packed),
         packed_rows_(scratch->rows),
         row_sums_(scratch->row_sums),
+        blocks_(scratch->blocks),
         strips_(scratch->strips),
         shares_(scratch->shares),
         finisher_(is_float(), packer_.groups(), checks, packed_rows_, row_sums_) {
@@ -83,8 +93,10 @@ class Loop {
     const int64_t block_bytes = block_k * ElementBytes(first_.operand);
     int64_t rows_max = std::min(kBlockBytes / block_bytes, kPackedBytesMax / packer_.row_bytes());
     rows_max = std::max<int64_t>(std::min<int64_t>(rows_max, 512) / first_.mr, 1) * first_.mr;
-    blocks_ = (packer_.rows() + rows_max - 1) / rows_max;
-    block_rows_max_ = blocks_ == 0 ? 0 : (packer_.rows() + blocks_ - 1) / blocks_;
+    const int64_t blocks = (packer_.rows() + rows_max - 1) / rows_max;
+    blocks_.resize(size_t(blocks));
+    slots_ = members > 1 && blocks > 1 ? 2 : 1;
+    slot_rows_ = blocks == 0 ? 0 : (packer_.rows() + blocks - 1) / blocks;
   }
 
   int64_t rows() const { return packer_.rows(); }
@@ -93,27 +105,33 @@ class Loop {
   // On the calling thread, before Run: memory, and, where one strip is all, the packing too, so that
   // nobody waits for anybody.
   void Prepare() {
-    packed_ = static_cast<std::byte*>(
-        memory_.Reserve(size_t(block_rows_max_ * packer_.row_bytes()) + 64));
-    if (packed_rows_.size() < size_t(block_rows_max_)) packed_rows_.resize(size_t(block_rows_max_));
+    const int64_t packed = slots_ * slot_rows_;
+    packed_ = static_cast<std::byte*>(memory_.Reserve(size_t(packed * packer_.row_bytes()) + 64));
+    if (packed_rows_.size() < size_t(packed)) packed_rows_.resize(size_t(packed));
     row_sums_.clear();
     const auto offset = [](const LotWeight& w) { return OffsetOf(w.kernel->weight) != 0; };
     if (!is_float() && std::any_of(lot_.begin(), lot_.end(), offset))
-      row_sums_.resize(size_t(block_rows_max_ * packer_.groups()));
-    CutStrips(packer_.rows() / blocks_, first_.mr, &strips_);  // of block 0
+      row_sums_.resize(size_t(packed * packer_.groups()));
+    CutBlocks();
     if (members_ > 1) {
-      shares_.resize(lot_.size() * size_t(members_));
-      for (int member = 0; member < members_; ++member) DealShares(member);
+      shares_.resize(size_t(slots_) * lot_.size() * size_t(members_));
+      for (int member = 0; member < members_; ++member) DealShares(0, member);
     }
-    packed_ahead_ = blocks_ == 1 && strips_.size() == 1;
-    if (packed_ahead_) PackStrips(0, 0, 1, Scratch());
+    packed_ahead_ = strips_.size() == 1;
+    if (packed_ahead_) PackStrips(&blocks_[0], 0, Scratch());
   }
 
+  // A member that finds nothing left to multiply packs strips of the next block, in the other slot, while
+  // the rest of the team is still at this one: who meets here is through with the block before.
   void Run(int member) {
     MemberScratch* scratch = Scratch();
-    for (int64_t block = 0; block < blocks_; ++block) {
-      if (!packed_ahead_) PackBlock(block, member, scratch);
-      for (size_t i = 0; i < lot_.size(); ++i) Multiply(i, member, scratch);
+    for (size_t block = 0; block < blocks_.size(); ++block) {
+      if (!packed_ahead_) {
+        if (members_ > 1 && block > 0) DealShares(block, member);
+        PackStrips(&blocks_[block], member, scratch);
+        Meet(member);
+      }
+      for (size_t i = 0; i < lot_.size(); ++i) Multiply(block, i, member, scratch);
     }
     for (const LotWeight& w : lot_)
       if (w.kernel->release != nullptr) w.kernel->release();
@@ -125,7 +143,7 @@ class Loop {
     const LotWeight* of;
     int64_t begin, end;  // panels
     size_t strip_begin, strip_end;
-    int64_t row_begin, row_end;  // of the block
+    int64_t row_begin, row_end;  // of the packed rows
     int64_t ldc;
     int64_t group_bytes;  // from the sums of one scale group to the next's; 0: they take turns
     std::byte* sums;      // [row_end - row_begin][ldc]
@@ -139,24 +157,26 @@ class Loop {
     return &scratch;
   }
 
-  void PackBlock(int64_t block, int member, MemberScratch* scratch) {
-    if (block > 0) Meet(member);  // everybody is done with the block before this one
-    const int64_t begin = packer_.rows() * block / blocks_;
-    const int64_t end = packer_.rows() * (block + 1) / blocks_;
-    if (block > 0) {
-      if (member == 0) CutStrips(end - begin, first_.mr, &strips_);
-      if (members_ > 1) DealShares(member);
-      Meet(member);
+  void CutBlocks() {
+    const auto blocks = static_cast<int64_t>(blocks_.size());
+    strips_.clear();
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t begin = packer_.rows() * i / blocks, end = packer_.rows() * (i + 1) / blocks;
+      const int64_t slot_begin = i % slots_ * slot_rows_;
+      const size_t strip_begin = strips_.size();
+      CutStrips(slot_begin, end - begin, first_.mr, &strips_);
+      blocks_[size_t(i)] = {begin, slot_begin, strip_begin, strips_.size(), strip_begin};
     }
-    PackStrips(begin, member, members_, scratch);
-    Meet(member);
   }
 
-  void PackStrips(int64_t begin, int member, int members, MemberScratch* scratch) {
-    const bool timed = member == 0 && block_rows_max_ * packer_.row_bytes() >= kTimedBytesMin;
+  void PackStrips(Block* block, int member, MemberScratch* scratch) {
+    const bool timed = member == 0 && slot_rows_ * packer_.row_bytes() >= kTimedBytesMin;
     const int64_t start = timed ? NowNs() : 0;
-    for (auto s = size_t(member); s < strips_.size(); s += size_t(members)) {
-      packer_.PackStrip(begin, strips_[s], StripData(strips_[s], 0, 0), packed_rows_.data(),
+    for (;;) {
+      const size_t s = std::atomic_ref(block->next_strip).fetch_add(1, std::memory_order_relaxed);
+      if (s >= block->strip_end) break;
+      packer_.PackStrip(block->row_begin - block->slot_begin, strips_[s],
+                        StripData(strips_[s], 0, 0), packed_rows_.data(),
                         row_sums_.empty() ? nullptr : row_sums_.data(), &scratch->pack);
       packed_count_.fetch_add(strips_[s].rows, std::memory_order_relaxed);
     }
@@ -179,28 +199,33 @@ class Loop {
     return (w.weight->panels() + unit - 1) / unit;
   }
 
-  void DealShares(int member) {
+  // The members' shares of one weight's panels.
+  Share* SharesOf(size_t block, size_t index) {
+    const size_t slot = block % size_t(slots_);
+    return &shares_[(slot * lot_.size() + index) * size_t(members_)];
+  }
+
+  void DealShares(size_t block, int member) {
     for (size_t i = 0; i < lot_.size(); ++i) {
       const int64_t units = UnitsOf(lot_[i]);
-      shares_[i * size_t(members_) + size_t(member)] = {units * member / members_,
-                                                        units * (member + 1) / members_};
+      SharesOf(block, i)[member] = {units * member / members_, units * (member + 1) / members_};
     }
   }
 
-  void Multiply(size_t index, int member, MemberScratch* scratch) {
+  void Multiply(size_t block, size_t index, int member, MemberScratch* scratch) {
     const LotWeight& w = lot_[index];
-    if (UnitsOf(w) < members_) return MultiplyByRows(w, member, scratch);
+    if (UnitsOf(w) < members_) return MultiplyByRows(blocks_[block], w, member, scratch);
     const int64_t unit = w.kernel->nr / kPanelColumns, panels = w.weight->panels();
-    const Part part = PartOf(w, 0, strips_.size());
+    const Part part = PartOf(w, blocks_[block].strip_begin, blocks_[block].strip_end);
     if (members_ == 1) return MultiplyPart(part, 0, panels, scratch);
-    const std::span<Share> shares(&shares_[index * size_t(members_)], size_t(members_));
+    Share* const shares = SharesOf(block, index);
     // So small that nobody is waited for long, and not so small that its own cost shows.
     const int64_t panel_macs = (part.row_end - part.row_begin) * w.weight->spec().k * kPanelColumns;
     const int64_t step_panels =
         std::max({panels / members_ / 8, kStepMacs / panel_macs, int64_t{4}});
     const int64_t step = (step_panels + unit - 1) / unit;
     for (int i = 0; i < members_; ++i) {
-      Share& share = shares[size_t((member + i) % members_)];
+      Share& share = shares[(member + i) % members_];
       for (;;) {
         const int64_t begin =
             std::atomic_ref(share.next).fetch_add(step, std::memory_order_relaxed);
@@ -212,12 +237,13 @@ class Loop {
   }
 
   // Where panels are fewer than members, they share the strips too.
-  void MultiplyByRows(const LotWeight& w, int member, MemberScratch* scratch) {
+  void MultiplyByRows(const Block& block, const LotWeight& w, int member, MemberScratch* scratch) {
     const int64_t units = UnitsOf(w), unit = w.kernel->nr / kPanelColumns;
     const int64_t down = members_ / units, x = member % units, y = member / units;
     if (y >= down) return;
-    const auto strips = static_cast<int64_t>(strips_.size());
-    const auto begin = size_t(strips * y / down), end = size_t(strips * (y + 1) / down);
+    const auto strips = static_cast<int64_t>(block.strip_end - block.strip_begin);
+    const size_t begin = block.strip_begin + size_t(strips * y / down);
+    const size_t end = block.strip_begin + size_t(strips * (y + 1) / down);
     if (begin == end) return;
     MultiplyPart(PartOf(w, begin, end), x * unit, std::min((x + 1) * unit, w.weight->panels()),
                  scratch);
@@ -369,14 +395,15 @@ class Loop {
   const int members_;
   ActivationPacker packer_;
   TeamBarrier barrier_;
-  int64_t blocks_ = 0;
-  int64_t block_rows_max_ = 0;
+  int64_t slots_ = 1;      // of packed rows: the next block's are packed while this one's are read
+  int64_t slot_rows_ = 0;  // the most that a block has
   Arena& memory_;
   std::byte* packed_ = nullptr;  // in memory_
   std::vector<PackedRow>& packed_rows_;
   std::vector<int32_t>& row_sums_;  // [rows][groups], for weights with an offset
+  std::vector<Block>& blocks_;
   std::vector<Strip>& strips_;
-  std::vector<Share>& shares_;  // [lot][members]
+  std::vector<Share>& shares_;  // [slots][lot][members]
   RowFinisher finisher_;
   bool packed_ahead_ = false;
   int64_t pack_ns_ = 0;
