@@ -191,6 +191,11 @@ class Device {
   virtual Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                        std::span<int8_t> out) const = 0;
 
+  // Bytes [begin, begin + out.size()) of the upload that the weight was packed from, to pack it elsewhere.
+  // UNIMPLEMENTED where only the host's copy can be read so.
+  virtual Fault ReadUpload(const PackedWeight& weight, int64_t begin,
+                           std::span<std::byte> out) const;
+
   // Computes every segment. A segment's own bad input lands in its `fault` and leaves the others
   // alone; the returned fault means that nothing was computed: LAYOUT_MISMATCH (INTERNAL),
   // KERNEL_UNKNOWN (INVALID_ARGUMENT), KERNEL_UNSUPPORTED (FAILED_PRECONDITION), device lost.
@@ -213,5 +218,12 @@ class Device {
   // put aside, or it is still lost.
   virtual bool Rearm(std::string_view) { return false; }
 };
+
+// A lost device is put aside under its own name.
+inline bool IsLost(const Device& device) {
+  const std::vector<QuarantineInfo> aside = device.Quarantined();
+  return std::any_of(aside.begin(), aside.end(),
+                     [&](const QuarantineInfo& q) { return q.key == device.info().id; });
+}
 
 }  // namespace qmatmul

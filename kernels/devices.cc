@@ -25,6 +25,12 @@ Fault Device::Pack(const WeightView& weight, std::shared_ptr<const PackedWeight>
   return packer->Finish(packed);
 }
 
+Fault Device::ReadUpload(const PackedWeight& weight, int64_t, std::span<std::byte>) const {
+  return {FaultKind::kUnimplemented, "READ_UPLOAD",
+          "a weight is not read back from device " + weight.device() +
+              "; to have it elsewhere, delete it and register it anew"};
+}
+
 std::vector<std::unique_ptr<Device>> OpenDevices(const DeviceOptions& options,
                                                  std::vector<AbsentKind>* absent) {
   std::vector<std::unique_ptr<Device>> devices;

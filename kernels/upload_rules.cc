@@ -73,6 +73,19 @@ Fault CheckUpload(const WeightSpec& spec, int64_t position, std::span<const std:
   return {};
 }
 
+void PutPlainLine(DataType dtype, std::span<const int8_t> values, std::byte* line) {
+  const int bits = BitsOf(dtype);
+  const int per_byte = 8 / bits;
+  const int offset = dtype == DataType::kInt4 ? 8 : dtype == DataType::kInt2 ? 1 : 0;
+  const unsigned mask = (1U << bits) - 1;
+  for (size_t i = 0; i < values.size(); i += size_t(per_byte)) {
+    unsigned byte = 0;
+    for (size_t e = 0; e < size_t(per_byte) && i + e < values.size(); ++e)
+      byte |= (static_cast<unsigned>(values[i + e] + offset) & mask) << (e * size_t(bits));
+    *line++ = static_cast<std::byte>(byte);
+  }
+}
+
 Fault CheckUploadEnd(const WeightSpec& spec, int64_t position) {
   if (position == spec.upload_bytes()) return {};
   return Invalid("UPLOAD_SHORT", "upload stopped after " + std::to_string(position) + " of " +

@@ -26,6 +26,9 @@ inline int8_t PlainElement(DataType dtype, const uint8_t* line, int64_t index) {
   return static_cast<int8_t>((line[index / 4] >> (index % 4 * 2) & 3) - 1);
 }
 
+// The other way: a whole line of values to its line_bytes() bytes, padding bits zero.
+void PutPlainLine(DataType dtype, std::span<const int8_t> values, std::byte* line);
+
 // Scales [first, first + count) of an upload, whose bytes `data` are, to fp32. SCALE_RANGE.
 Fault ReadScales(const WeightSpec& spec, int64_t first, int64_t count, const std::byte* data,
                  float* values);

@@ -115,7 +115,10 @@ struct Server::Parts {
       engine.metrics().Tick(clock.NowNs());
       if (tick % kReviveTicks != 0) continue;
       lock.unlock();  // opening a device anew takes its time
-      engine.ReviveDevices();
+      for (const std::string& id : engine.ReviveDevices()) {
+        Log(LogLevel::kInfo, id + " is back");
+        RestoreWeights(context);
+      }
       lock.lock();
     }
   }

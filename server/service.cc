@@ -27,4 +27,15 @@ grpc::Status ToGrpc(ServiceContext& context, const Status& status) {
   return {static_cast<grpc::StatusCode>(status.code), status.message, StatusDetails(status)};
 }
 
+void RestoreWeights(ServiceContext& context) {
+  (void)context.loader.Post([&context] {
+    Status status;
+    std::string what;
+    if (!context.engine.weights().RestoreNext(&what, &status)) return;
+    if (status.ok()) Log(LogLevel::kInfo, "packed again: " + what);
+    else Log(LogLevel::kWarn, "not packed again: " + what + ": " + status.message);
+    RestoreWeights(context);
+  });
+}
+
 }  // namespace qmatmul

@@ -58,6 +58,9 @@ void CountRefusal(ServiceContext& context, const Status& status);
 // A Status as gRPC sends it; errors are counted.
 grpc::Status ToGrpc(ServiceContext& context, const Status& status);
 
+// In the background, between uploads: packs what a device lost there again.
+void RestoreWeights(ServiceContext& context);
+
 std::unique_ptr<grpc::Service> MakeWeightService(ServiceContext& context);
 std::unique_ptr<grpc::Service> MakeMatMulService(ServiceContext& context);
 std::unique_ptr<grpc::Service> MakeInfoService(ServiceContext& context);

@@ -110,6 +110,7 @@ class AdminService final : public v1::AdminService::CallbackService {
                                         const v1::RearmKernelRequest* message,
                                         v1::RearmKernelResponse* reply) override {
     if (context_.engine.Rearm(message->key())) {
+      RestoreWeights(context_);  // where it was a device
       reply->set_key(message->key());
       return UnaryReply::Make(context_, {});
     }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/cpu/tile_loop.h"
+#include "kernels/cpu/unpack.h"
 #include "kernels/self_test.h"
 #include "kernels/stages.h"
 
@@ -80,12 +81,17 @@ Fault CpuDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_e
                         std::span<int8_t> out) const {
   const auto* packed = dynamic_cast<const CpuPackedWeight*>(&weight);
   if (packed == nullptr) return Mismatch(weight, LayoutOf(weight.spec()));
-  const int64_t n = weight.spec().n;
   assert(0 <= k_begin && k_begin <= k_end && k_end <= weight.spec().k &&
-         int64_t(out.size()) >= (k_end - k_begin) * n);
-  for (int64_t k = k_begin; k < k_end; ++k)
-    for (int64_t column = 0; column < n; ++column)
-      out[size_t((k - k_begin) * n + column)] = packed->value(k, column);
+         int64_t(out.size()) >= (k_end - k_begin) * weight.spec().n);
+  UnpackRows(*packed, k_begin, k_end, out.data());
+  return {};
+}
+
+Fault CpuDevice::ReadUpload(const PackedWeight& weight, int64_t begin,
+                            std::span<std::byte> out) const {
+  const auto* packed = dynamic_cast<const CpuPackedWeight*>(&weight);
+  if (packed == nullptr) return Mismatch(weight, LayoutOf(weight.spec()));
+  ReadUploadBytes(*packed, begin, out);
   return {};
 }
 

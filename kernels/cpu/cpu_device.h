@@ -30,6 +30,8 @@ class CpuDevice final : public Device {
   Fault StartPack(const WeightSpec& spec, std::unique_ptr<Packer>* packer) override;
   Fault Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_end,
                std::span<int8_t> out) const override;
+  Fault ReadUpload(const PackedWeight& weight, int64_t begin,
+                   std::span<std::byte> out) const override;
   Fault Run(const Work& work, RunReport* report) override;
   std::vector<KernelChoice> Explain(int64_t rows,
                                     std::span<const std::shared_ptr<const PackedWeight>> weights,

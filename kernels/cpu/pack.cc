@@ -115,10 +115,8 @@ uint8_t* CpuPackedWeight::line(int64_t k, int64_t n) const {
   return panel_data_ + n / kPanelColumns * panel_bytes() + index * line_bytes();
 }
 
-int8_t CpuPackedWeight::value(int64_t k, int64_t n) const {
-  int8_t values[kLineValues];
+void CpuPackedWeight::ReadLine(int64_t k, int64_t n, int8_t* values) const {
   DecodeLine(spec().dtype, line(k, n), values);
-  return values[n % kPanelColumns * kLineK + k % group_k() % kLineK];
 }
 
 CpuPacker::CpuPacker(std::shared_ptr<CpuPackedWeight> weight) : weight_(std::move(weight)) {

@@ -66,7 +66,8 @@ class CpuPackedWeight final : public PackedWeight {
   const float* scales(int64_t group) const { return scales_ + group * panels() * kPanelColumns; }
   const float* bias() const { return spec().bias_count > 0 ? bias_ : nullptr; }
   const WeightColumns& columns() const { return columns_; }
-  int8_t value(int64_t k, int64_t n) const;
+  // The kLineValues values of the line that value (k, n) is in.
+  void ReadLine(int64_t k, int64_t n, int8_t* values) const;
   // Share of INT8 values that a kernel which saturates in 16 bits must set aside (micro_kernel.h,
   // Outlier); estimated from every eighth line.
   double outlier_share() const { return outlier_share_; }

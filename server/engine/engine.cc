@@ -20,13 +20,6 @@ std::vector<Metrics::KernelKey> KernelKeys(const std::vector<Device*>& devices) 
   return keys;
 }
 
-// A lost device is put aside under its own name.
-bool IsLost(const Device& device) {
-  const std::vector<QuarantineInfo> aside = device.Quarantined();
-  return std::any_of(aside.begin(), aside.end(),
-                     [&](const QuarantineInfo& q) { return q.key == device.info().id; });
-}
-
 std::string RuleText(const RouteQuery& query, const Route& route,
                      const std::string& kernel_reason) {
   std::string rule = "rows = " + std::to_string(query.rows) + ": ";
@@ -103,13 +96,17 @@ bool Engine::Rearm(std::string_view key) {
 
 bool Engine::RearmOn(size_t device, std::string_view key) {
   if (!device_list_[device]->Rearm(key)) return false;
-  weights_->WriteOffLost(device);
+  weights_->DropLost(device);
   return true;
 }
 
-void Engine::ReviveDevices() {
-  for (size_t d = 0; d < device_list_.size(); ++d)
-    if (IsLost(*device_list_[d])) (void)RearmOn(d, device_list_[d]->info().id);
+std::vector<std::string> Engine::ReviveDevices() {
+  std::vector<std::string> back;
+  for (size_t d = 0; d < device_list_.size(); ++d) {
+    const std::string& id = device_list_[d]->info().id;
+    if (IsLost(*device_list_[d]) && RearmOn(d, id)) back.push_back(id);
+  }
+  return back;
 }
 
 absl::InlinedVector<int64_t, 8> Engine::Backlogs() const {

@@ -77,10 +77,11 @@ class Engine {
   // While held, requests are taken in and nothing new is computed.
   void Hold(bool held);
   // Puts what is quarantined under this key to work again: a kernel, or a lost device, which is opened anew.
-  // Weights packed on that before stay lost there. False when there is no such key, or the device stays lost.
+  // What it held is then missed there (WeightStore::RestoreNext). False when there is no such key, or the
+  // device stays lost.
   bool Rearm(std::string_view key);
-  // Tries to open lost devices anew.
-  void ReviveDevices();
+  // Tries to open lost devices anew; the ids of those that are back.
+  std::vector<std::string> ReviveDevices();
   // Refuses what comes, computes what is queued, ends the threads.
   void Stop();
 

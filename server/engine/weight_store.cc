@@ -1,8 +1,17 @@
 #include "server/engine/weight_store.h"
 
+#include <algorithm>
 #include <cassert>
 
+#include "server/engine/device_packing.h"
+
 namespace qmatmul {
+namespace {
+
+// What is read of a packed weight at a time to pack it elsewhere.
+constexpr int64_t kRestoreBytes = int64_t{1} << 20;
+
+}  // namespace
 
 WeightStore::WeightStore(std::span<Device* const> devices, std::vector<int64_t> bytes_max,
                          const Clock& clock, Metrics& metrics)
@@ -90,9 +99,79 @@ Status WeightStore::Delete(std::string_view id, int64_t* freed_bytes) {
   return {};
 }
 
-void WeightStore::WriteOffLost(size_t device) {
+std::vector<std::shared_ptr<const WeightContent>> WeightStore::Contents() const {
+  std::vector<std::shared_ptr<const WeightContent>> contents;
   const std::shared_lock lock(mutex_);
-  for (const auto& [digest, bound] : by_digest_) bound.content->WriteOffLost(device);
+  for (const auto& [digest, bound] : by_digest_) contents.push_back(bound.content);
+  return contents;
+}
+
+void WeightStore::Replace(const std::shared_ptr<const WeightContent>& old,
+                          std::shared_ptr<const WeightContent> content) {
+  std::vector<WeightPtr> previous;  // dropped after the lock
+  const std::unique_lock lock(mutex_);
+  const auto row = by_digest_.find(old->digest);
+  if (row == by_digest_.end() || row->second.content != old) return;
+  row->second.content = std::move(content);
+  for (auto& [id, weight] : by_id_) {
+    if (weight->content != old) continue;
+    previous.push_back(std::move(weight));
+    weight =
+        std::make_shared<Weight>(Weight{id, row->second.content, previous.back()->create_time_ns});
+  }
+  Changed();
+}
+
+void WeightStore::DropLost(size_t device) {
+  for (const auto& content : Contents()) {
+    const auto& copy = content->copies()[device];
+    if (copy == nullptr || !copy->is_lost()) continue;
+    Replace(content, content->With(device, nullptr,
+                                   {devices_[device]->info().id,
+                                    "the device was lost, and this copy with it; it is about to be "
+                                    "packed there again",
+                                    /*is_missed=*/true}));
+  }
+}
+
+bool WeightStore::RestoreNext(std::string* what, Status* status) {
+  for (const auto& content : Contents())
+    for (size_t device = 0; device < devices_.size(); ++device) {
+      const Absence absence = content->AbsenceOn(device);
+      if (!absence.is_missed || IsLost(*devices_[device])) continue;
+      std::shared_ptr<const PackedWeight> copy;
+      *status = PackFrom(*content, device, &copy);
+      if (status->reason == "DEVICE_LOST") continue;  // once more; it is missed until it is there
+      *what = "digest " + content->digest + " for " + absence.device;
+      Replace(content, content->With(device, std::move(copy), {absence.device, status->message}));
+      return true;
+    }
+  return false;
+}
+
+Status WeightStore::PackFrom(const WeightContent& content, size_t target,
+                             std::shared_ptr<const PackedWeight>* copy) {
+  size_t source = 0;
+  while (source < devices_.size() && !content.IsOn(source)) ++source;
+  if (source == devices_.size())
+    return {Code::kUnavailable, "WEIGHT_LOST",
+            "every device that held it was lost; to have it again, delete it and register it anew"};
+  std::unique_ptr<DevicePacking> packing;
+  if (Status status =
+          DevicePacking::Start(target, *devices_[target], ledger_, content.spec, &packing);
+      !status.ok())
+    return status;
+  const int64_t upload_bytes = content.spec.upload_bytes();
+  std::vector<std::byte> bytes(static_cast<size_t>(std::min(upload_bytes, kRestoreBytes)));
+  for (int64_t at = 0; at < upload_bytes; at += kRestoreBytes) {
+    const std::span piece(bytes.data(),
+                          static_cast<size_t>(std::min(kRestoreBytes, upload_bytes - at)));
+    if (const Fault fault = devices_[source]->ReadUpload(*content.copies()[source], at, piece);
+        !fault.ok())
+      return FromFault(fault);
+    if (Status status = packing->Append(piece); !status.ok()) return status;
+  }
+  return packing->Finish(copy);
 }
 
 int64_t WeightStore::size() const {

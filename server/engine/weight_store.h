@@ -8,8 +8,8 @@
 //   atomically.
 //   2. Content is named by the SHA-256 of its identity (docs/numerics.md §1), looked at while it
 //   arrives.
-//   3. The ledger holds, to the byte, what the packed copies alive hold, whoever holds them; but nothing for
-//   those that a device lost, once it has been opened anew.
+//   3. The ledger holds, to the byte, what the packed copies alive hold, whoever holds them.
+//   4. A copy that a device lost is packed there again from another device's, when the device is back.
 #pragma once
 
 #include <atomic>
@@ -52,8 +52,12 @@ class WeightStore {
   // freed_bytes: what the last holder will free; 0 when another name has the same content.
   Status Delete(std::string_view id, int64_t* freed_bytes);
 
-  // Gives back what copies take that a device lost before it was opened anew.
-  void WriteOffLost(size_t device);
+  // A device has been opened anew: lets go of the copies that it lost. They are missed there.
+  void DropLost(size_t device);
+  // Packs one weight anew, from another device's copy, for a device that misses it: `what` names both. False
+  // when no device that works misses any. One without room for it, or that cannot take it, misses it no
+  // longer; `status` says why. To be called by one thread at a time.
+  bool RestoreNext(std::string* what, Status* status);
 
   int64_t size() const;
   int64_t bytes(size_t device) const { return ledger_->used(device); }
@@ -84,6 +88,13 @@ class WeightStore {
   Status Bind(const Registration& registration, std::shared_ptr<const WeightContent> content,
               WeightPtr* weight);
   void Unbind(const WeightContent& content);  // needs mutex_
+  // Names bound to `old` are from now on bound to `content`, which is the same with other copies; unless `old`
+  // is bound to no name any more.
+  void Replace(const std::shared_ptr<const WeightContent>& old,
+               std::shared_ptr<const WeightContent> content);
+  std::vector<std::shared_ptr<const WeightContent>> Contents() const;
+  Status PackFrom(const WeightContent& content, size_t target,
+                  std::shared_ptr<const PackedWeight>* copy);
   WeightPtr FindLocked(std::string_view id) const;
   Snapshot TakeSnapshot() const;
   void Changed();  // needs mutex_

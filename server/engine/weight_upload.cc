@@ -21,30 +21,6 @@ std::string Hex(std::span<const unsigned char> bytes) {
   return hex;
 }
 
-// What a packed copy will hold, about: the exact figure is known when it is there.
-int64_t EstimatedBytes(const WeightSpec& spec) {
-  return spec.data_bytes() + spec.n * static_cast<int64_t>(sizeof(int32_t)) + spec.scale_bytes() +
-         spec.bias_bytes();
-}
-
-Status MemoryShort(const WeightSpec& spec, std::string_view device, int64_t bytes, int64_t left,
-                   int64_t limit) {
-  return Status{Code::kResourceExhausted, "WEIGHT_MEMORY",
-                "a weight of k = " + std::to_string(spec.k) + ", n = " + std::to_string(spec.n) +
-                    " needs " + std::to_string(bytes) + " bytes, and " + std::to_string(left) +
-                    " are left of the " + std::to_string(limit) + " that weights may use on " +
-                    std::string(device) +
-                    "; delete weights, or raise weight_bytes_max or device_weight_bytes_max"}
-      .With("value", std::to_string(bytes))
-      .With("limit", std::to_string(limit));
-}
-
-// Another device may do what this one cannot; what is wrong with the upload itself is wrong on all.
-bool IsPassedOver(const Status& status) {
-  return status.code == Code::kResourceExhausted || status.code == Code::kUnimplemented ||
-         status.reason == "DEVICE_LOST";
-}
-
 }  // namespace
 
 // SHA-256 while streaming.
@@ -81,42 +57,15 @@ WeightUpload::WeightUpload(WeightStore& store, Registration registration,
   hash_->Add(std::as_bytes(std::span(line)));
 }
 
-WeightUpload::~WeightUpload() {
-  for (Packing& packing : packings_) {
-    packing.packer.reset();
-    store_.ledger_->Unreserve(packing.device, packing.reserved_bytes);
-  }
-}
-
-Status WeightUpload::StartOn(size_t device) {
-  const WeightSpec& spec = registration_.spec;
-  Device& target = *store_.devices_[device];
-  const int64_t bytes = EstimatedBytes(spec);
-  if (!store_.ledger_->Reserve(device, bytes))
-    return MemoryShort(spec, target.info().id, bytes, store_.ledger_->left(device),
-                       store_.limit_bytes(device));
-  Packing& packing = packings_.emplace_back();
-  packing.device = device;
-  packing.reserved_bytes = bytes;
-  Fault fault = target.StartPack(spec, &packing.packer);
-  if (fault.ok()) return {};
-  store_.ledger_->Unreserve(device, bytes);
-  packings_.pop_back();
-  return FaultOn(device, fault, "spec");
-}
-
-Status WeightUpload::FaultOn(size_t device, const Fault& fault, const char* field) const {
-  Status status = FromFault(fault, field);
-  if (status.code != Code::kResourceExhausted) return status;
-  return std::move(status)
-      .With("value", std::to_string(EstimatedBytes(registration_.spec)))
-      .With("limit", std::to_string(store_.limit_bytes(device)));
-}
+WeightUpload::~WeightUpload() = default;
 
 Status WeightUpload::Start() {
   for (size_t device = 0; device < store_.devices_.size(); ++device) {
-    Status status = StartOn(device);
+    std::unique_ptr<DevicePacking> packing;
+    Status status = DevicePacking::Start(device, *store_.devices_[device], store_.ledger_,
+                                         registration_.spec, &packing);
     if (!status.ok() && !IsPassedOver(status)) return status;
+    if (status.ok()) packings_.push_back(std::move(packing));
     refusals_[device] = std::move(status);
   }
   return packings_.empty() ? NoDeviceLeft() : Status{};
@@ -135,13 +84,7 @@ Status WeightUpload::NoDeviceLeft() const {
 }
 
 void WeightUpload::PassOver(size_t i, Status why) {
-  refusals_[packings_[i].device] = std::move(why);
-  Abandon(i);
-}
-
-void WeightUpload::Abandon(size_t i) {
-  packings_[i].packer.reset();
-  store_.ledger_->Unreserve(packings_[i].device, packings_[i].reserved_bytes);
+  refusals_[packings_[i]->index()] = std::move(why);
   packings_.erase(packings_.begin() + static_cast<std::ptrdiff_t>(i));
 }
 
@@ -163,12 +106,11 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
   hash_->Add(bytes);
   const int64_t begin_ns = store_.clock_.NowNs();
   for (size_t i = 0; i < packings_.size();) {
-    const Fault fault = packings_[i].packer->Append(bytes);
-    if (fault.ok()) {
+    Status status = packings_[i]->Append(bytes);
+    if (status.ok()) {
       ++i;
       continue;
     }
-    Status status = FaultOn(packings_[i].device, fault, "chunk");
     if (!IsPassedOver(status)) return status;
     PassOver(i, std::move(status));
     if (packings_.empty()) return NoDeviceLeft();
@@ -179,41 +121,30 @@ Status WeightUpload::Append(std::span<const std::byte> bytes) {
 
 Status WeightUpload::FinishPacking(std::string digest,
                                    std::shared_ptr<const WeightContent>* content) {
-  MemoryLedger& ledger = *store_.ledger_;
   std::vector<std::shared_ptr<const PackedWeight>> copies(store_.devices_.size());
   bool has_copy = false;
   const int64_t begin_ns = store_.clock_.NowNs();
-  // Ownership moves copy by copy into `copies`; what is committed and then not wanted is given back
-  // by the content's own destructor, so that there is one place that frees.
   Status status;
   while (!packings_.empty() && status.ok()) {
-    Packing& packing = packings_.back();
-    std::shared_ptr<const PackedWeight> copy;
-    const Fault fault = packing.packer->Finish(&copy);
-    Status of_this;
-    if (!fault.ok()) {
-      of_this = FaultOn(packing.device, fault, "chunk");
-    } else if (!ledger.Commit(packing.device, packing.reserved_bytes, copy->bytes())) {
-      of_this = MemoryShort(registration_.spec, copy->device(), copy->bytes(),
-                            ledger.left(packing.device) + packing.reserved_bytes,
-                            ledger.limit(packing.device));
-    } else {
+    const size_t device = packings_.back()->index();
+    Status of_this = packings_.back()->Finish(&copies[device]);
+    if (of_this.ok()) {
       has_copy = true;
-      copies[packing.device] = std::move(copy);
       packings_.pop_back();
-      continue;
+    } else if (IsPassedOver(of_this)) {
+      PassOver(packings_.size() - 1, std::move(of_this));
+    } else {
+      status = std::move(of_this);
     }
-    copy.reset();  // before its room is another's
-    if (IsPassedOver(of_this)) PassOver(packings_.size() - 1, std::move(of_this));
-    else status = std::move(of_this);
   }
   if (status.ok() && !has_copy) status = NoDeviceLeft();
   std::vector<Absence> absences;
   for (size_t device = 0; device < refusals_.size(); ++device)
-    absences.push_back({store_.devices_[device]->info().id, refusals_[device].message});
+    absences.push_back({store_.devices_[device]->info().id, refusals_[device].message,
+                        refusals_[device].reason == "DEVICE_LOST"});
   *content = std::make_shared<WeightContent>(registration_.spec, std::move(digest),
-                                             store_.NextGeneration(), store_.ledger_,
-                                             std::move(copies), std::move(absences));
+                                             store_.NextGeneration(), std::move(copies),
+                                             std::move(absences));
   store_.metrics_.Observe(Histogram::kPackNs, pack_ns_ + store_.clock_.NowNs() - begin_ns);
   return status;
 }

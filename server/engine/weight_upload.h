@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "server/engine/device_packing.h"
 #include "server/engine/status.h"
 #include "server/engine/weight.h"
 
@@ -55,21 +56,12 @@ class WeightUpload {
 
  private:
   struct Hash;
-  struct Packing {
-    size_t device = 0;
-    std::unique_ptr<Packer> packer;
-    int64_t reserved_bytes = 0;
-  };
 
   Status Start();
-  Status StartOn(size_t device);
   // The upload goes on without this packing.
   void PassOver(size_t i, Status why);
-  void Abandon(size_t i);
   // What the client is told when no device is left.
   Status NoDeviceLeft() const;
-  // `value` and `limit` beside what a device said of its memory.
-  Status FaultOn(size_t device, const Fault& fault, const char* field) const;
   Status FinishPacking(std::string digest, std::shared_ptr<const WeightContent>* content);
   // The content that the bytes or, without any, the expected digest stand for.
   Status Resolve(std::shared_ptr<const WeightContent>* content, bool* already_registered);
@@ -78,7 +70,7 @@ class WeightUpload {
   const Registration registration_;
   std::shared_ptr<const WeightContent> known_;  // content of expected_digest, when it is here
   std::unique_ptr<Hash> hash_;
-  std::vector<Packing> packings_;
+  std::vector<std::unique_ptr<DevicePacking>> packings_;
   std::vector<Status> refusals_;  // by device index; why it was passed over
   int64_t received_bytes_ = 0;
   int64_t pack_ns_ = 0;

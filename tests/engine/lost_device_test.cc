@@ -2,6 +2,7 @@
 // what is registered meanwhile is registered without it.
 #include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 #include "tests/engine/engine_fixture.h"
@@ -75,37 +76,112 @@ TEST(LostDevice, NothingMoreGoesThere) {
   EXPECT_EQ(f.cpu->rearms, 0);
 }
 
-TEST(LostDevice, ComesBackWithItsBudget) {
+// Packs what is missed until nothing is; what was said of each that could not be, in turn.
+std::vector<std::string> RestoreAll(WeightStore& weights) {
+  std::vector<std::string> reasons;
+  std::string what;
+  Status status;
+  while (weights.RestoreNext(&what, &status))
+    if (!status.ok()) reasons.push_back(status.reason);
+  return reasons;
+}
+
+TEST(LostDevice, ComesBackWithItsBudgetAndItsWeights) {
   TwoDevices f;
+  WeightStore& weights = f.engine->weights();
   WeightPtr before = f.Register("w");
-  const int64_t bytes = f.engine->weights().bytes(1);
+  ASSERT_NE(f.Register("also_w"), nullptr);  // the same content under two names
+  const int64_t bytes = weights.bytes(1), created = before->create_time_ns;
   EXPECT_GT(bytes, 0);
   EXPECT_EQ(before->content->bytes(), 2 * bytes);
   f.gpu->lost = true;
-  f.engine->ReviveDevices();
-  EXPECT_EQ(f.engine->weights().bytes(1), bytes) << "it has not come back";
+  EXPECT_TRUE(f.engine->ReviveDevices().empty());
+  EXPECT_TRUE(RestoreAll(weights).empty());
+  EXPECT_EQ(weights.bytes(1), bytes) << "it has not come back";
+  EXPECT_FALSE(before->content->IsOn(1));
+  EXPECT_NE(before->content->AbsenceOn(1).reason.find("when the device is back"),
+            std::string::npos);
+
+  f.gpu->comes_back = true;
+  EXPECT_EQ(f.engine->ReviveDevices(), std::vector<std::string>{"cuda:0"});
+  EXPECT_EQ(weights.bytes(1), bytes) << "somebody may still be computing with it";
+  const std::string digest = before->content->digest;
+  const int64_t generation = before->content->generation;
+  before.reset();
+  EXPECT_EQ(weights.bytes(1), 0);
+  EXPECT_EQ(weights.bytes(0), bytes);
+  TestRequest meanwhile(weights.Find("w"), 1);
+  f.Send(&meanwhile);
+  meanwhile.Await();
+  EXPECT_EQ(meanwhile.execution.device, "cpu");
+
+  EXPECT_TRUE(RestoreAll(weights).empty());
+  EXPECT_EQ(weights.bytes(0), bytes);
+  for (const char* name : {"w", "also_w"}) {
+    const WeightPtr after = weights.Find(name);
+    EXPECT_EQ(after->content->digest, digest);
+    EXPECT_EQ(after->content->generation, generation) << "the content is what it was";
+    EXPECT_EQ(after->create_time_ns, created);
+    EXPECT_EQ(after->content->AbsenceOn(1).reason, "");
+    TestRequest request(after, 1);
+    f.Send(&request);
+    request.Await();
+    EXPECT_EQ(request.execution.device, "cuda:0");
+    EXPECT_EQ(request.result()[0], 100 + 102 + 104);
+  }
+  EXPECT_EQ(f.gpu->packed_alive, 1) << "one copy for both names";
+  EXPECT_EQ(weights.bytes(1), bytes);
+}
+
+TEST(LostDevice, WhatIsDeletedMeanwhileStaysDeleted) {
+  TwoDevices f;
+  ASSERT_NE(f.Register("w"), nullptr);
+  f.gpu->lost = true;
   f.gpu->comes_back = true;
   f.engine->ReviveDevices();
-  EXPECT_EQ(f.gpu->returns, 1);
-  EXPECT_EQ(f.engine->weights().bytes(0), bytes);
-  EXPECT_EQ(f.engine->weights().bytes(1), 0);
-  EXPECT_EQ(before->content->bytes(), bytes);
-  EXPECT_FALSE(before->content->IsOn(1));
-  EXPECT_NE(before->content->AbsenceOn(1).reason.find("register it anew"), std::string::npos);
-
-  // Registered anew it is there again; the old copy's end takes nothing away.
   int64_t freed = 0;
   ASSERT_TRUE(f.engine->weights().Delete("w", &freed).ok());
-  EXPECT_EQ(freed, bytes);
-  const WeightPtr after = f.Register("w");
-  EXPECT_EQ(f.engine->weights().bytes(1), bytes);
-  before.reset();
-  EXPECT_EQ(f.engine->weights().bytes(0), bytes);
-  EXPECT_EQ(f.engine->weights().bytes(1), bytes);
-  TestRequest request(after, 1);
+  EXPECT_TRUE(RestoreAll(f.engine->weights()).empty());
+  EXPECT_EQ(f.engine->weights().Find("w"), nullptr);
+  EXPECT_EQ(f.engine->weights().bytes(0) + f.engine->weights().bytes(1), 0);
+  EXPECT_EQ(f.gpu->packed_alive, 0);
+}
+
+TEST(LostDevice, RegisteredWhileItWasLostIsPackedWhenItIsBack) {
+  TwoDevices f;
+  const WeightPtr weight = f.Register("w", /*lose_at=*/3);
+  ASSERT_NE(weight, nullptr);
+  EXPECT_FALSE(weight->content->IsOn(1));
+  f.gpu->comes_back = true;
+  f.engine->ReviveDevices();
+  EXPECT_TRUE(RestoreAll(f.engine->weights()).empty());
+  EXPECT_TRUE(f.engine->weights().Find("w")->content->IsOn(1));
+}
+
+// No room any more: said once, and not tried for ever. Lost again: tried again when it is back.
+TEST(LostDevice, AWeightThatCannotBePackedAgainSaysWhy) {
+  TwoDevices f;
+  WeightStore& weights = f.engine->weights();
+  ASSERT_NE(f.Register("w"), nullptr);
+  f.gpu->comes_back = true;
+  f.gpu->lost = true;
+  f.engine->ReviveDevices();
+  f.gpu->lost = true;
+  f.gpu->comes_back = false;
+  EXPECT_TRUE(RestoreAll(weights).empty()) << "nothing to be done";
+  EXPECT_TRUE(weights.Find("w")->content->AbsenceOn(1).is_missed);
+  f.gpu->comes_back = true;
+  f.engine->ReviveDevices();
+  f.gpu->upload_bytes_left = 3;
+  EXPECT_EQ(RestoreAll(weights), std::vector<std::string>{"DEVICE_MEMORY"});
+  const Absence absence = weights.Find("w")->content->AbsenceOn(1);
+  EXPECT_FALSE(absence.is_missed);
+  EXPECT_EQ(absence.reason, "the fake device's memory is full");
+  EXPECT_EQ(weights.bytes(1), 0);
+  TestRequest request(weights.Find("w"), 1);
   f.Send(&request);
   request.Await();
-  EXPECT_EQ(request.execution.device, "cuda:0");
+  EXPECT_EQ(request.execution.device, "cpu");
 }
 
 TEST(LostDevice, UploadsGoOnWithoutIt) {

@@ -94,6 +94,45 @@ TEST(Pack, AnyCutGivesThePlainWeightBack) {
   }
 }
 
+// What a weight was packed from can be read back to pack it elsewhere, from anywhere on.
+TEST(Pack, TheUploadIsReadBack) {
+  Random random(12);
+  for (const DataType dtype : {DataType::kInt8, DataType::kInt4, DataType::kInt2})
+    for (const Layout layout : {Layout::kKN, Layout::kNK})
+      for (const DataType scales :
+           {DataType::kUnspecified, DataType::kF32, DataType::kF16, DataType::kBF16})
+        for (const auto& [k, n] :
+             {std::pair<int64_t, int64_t>{1, 1}, {36, 17}, {37, 35}, {8, 129}}) {
+          WeightSpec spec = test::MakeSpec(dtype, layout, k, n, k % 4 == 0 ? k / 4 : k);
+          if (scales != DataType::kUnspecified) {
+            const int64_t count = dtype == DataType::kInt4 ? spec.groups() * n : k % 2 == 0 ? n : 1;
+            spec = test::WithBias(test::WithScales(spec, scales, count));
+          } else if (dtype == DataType::kInt4) {
+            continue;  // has scales always
+          }
+          SCOPED_TRACE(IdentityLine(spec));
+          const TestWeight weight = MakeWeight(spec, Fill::kRandom, &random);
+          const std::vector<std::byte> upload = weight.upload();
+          std::shared_ptr<const PackedWeight> packed;
+          const Fault packing = PackInPieces(spec, upload, {size_t{1} << 20}, &packed);
+          ASSERT_TRUE(packing.ok()) << packing.message;
+          for (const size_t piece : {upload.size(), size_t{1}, size_t{61}}) {
+            std::vector<std::byte> read(upload.size());
+            for (size_t at = 0; at < read.size(); at += piece) {
+              const size_t count = std::min(piece, read.size() - at);
+              const Fault fault =
+                  TheDevice()->ReadUpload(*packed, int64_t(at), {read.data() + at, count});
+              if (TheDevice()->info().kind != "cpu") {
+                EXPECT_EQ(fault.kind, FaultKind::kUnimplemented);
+                return;
+              }
+              ASSERT_TRUE(fault.ok()) << fault.message;
+            }
+            EXPECT_EQ(read, upload);
+          }
+        }
+}
+
 TEST(Pack, RowsWiderThanTheStagingBuffer) {
   Random random(10);
   for (const auto& [dtype, layout, k, n] : {std::tuple(DataType::kInt8, Layout::kKN, 5, 1'500'001),

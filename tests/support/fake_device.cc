@@ -1,5 +1,6 @@
 #include "tests/support/fake_device.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -23,6 +24,7 @@ class FakeWeight final : public PackedWeight {
   ~FakeWeight() override { owner_->packed_alive.fetch_sub(1); }
 
   std::span<const int32_t> column_sums() const override { return sums_; }
+  const std::vector<std::byte>& upload() const { return upload_; }
   bool is_lost() const override { return owner_->lost || owner_->returns != returns_; }
   int32_t At(int64_t k, int64_t n) const {
     const int64_t at = spec().layout == Layout::kKN ? k * spec().n + n : n * spec().k + k;
@@ -166,6 +168,13 @@ Fault FakeDevice::Unpack(const PackedWeight& weight, int64_t k_begin, int64_t k_
   size_t i = 0;
   for (int64_t k = k_begin; k < k_end; ++k)
     for (int64_t n = 0; n < weight.spec().n; ++n) out[i++] = static_cast<int8_t>(fake.At(k, n));
+  return {};
+}
+
+Fault FakeDevice::ReadUpload(const PackedWeight& weight, int64_t begin,
+                             std::span<std::byte> out) const {
+  const auto& upload = static_cast<const FakeWeight&>(weight).upload();
+  std::copy_n(upload.begin() + begin, out.size(), out.begin());
   return {};
 }
 
