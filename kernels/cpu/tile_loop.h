@@ -3,11 +3,11 @@
 //
 // Blocking, outermost first
 //   rows     a block of packed activations; one k-block of it stays within half the L2 cache
+//            (a team packs the next block while its last members are still at this one)
 //   weights  every weight of the lot reads the same packed block
 //   panels   split among the members of the team; each streams its own part of the weight
 //   columns  a group whose sums, rows x columns, stay in L2 until the epilogue takes them
-//   k        blocks of a panel that stay in L1 while all strips of the block pass over them: one
-//   scale
+//   k        blocks of a panel that stay in L1 while all strips of the block pass over them: one scale
 //            group where the weight has several, 512 values for W8A32 (numerics §5)
 #pragma once
 
