@@ -76,7 +76,7 @@ Fault CheckUpload(const WeightSpec& spec, int64_t position, std::span<const std:
 void PutPlainLine(DataType dtype, std::span<const int8_t> values, std::byte* line) {
   const int bits = BitsOf(dtype);
   const int per_byte = 8 / bits;
-  const int offset = dtype == DataType::kInt4 ? 8 : dtype == DataType::kInt2 ? 1 : 0;
+  const int offset = PlainOffset(dtype);
   const unsigned mask = (1U << bits) - 1;
   for (size_t i = 0; i < values.size(); i += size_t(per_byte)) {
     unsigned byte = 0;

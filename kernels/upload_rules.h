@@ -18,6 +18,11 @@ Fault CheckUpload(const WeightSpec& spec, int64_t position, std::span<const std:
 // UPLOAD_SHORT when the upload stops at `position` before it is whole.
 Fault CheckUploadEnd(const WeightSpec& spec, int64_t position);
 
+// What is added to an element before it is sent as an unsigned code.
+inline int PlainOffset(DataType dtype) {
+  return dtype == DataType::kInt4 ? 8 : dtype == DataType::kInt2 ? 1 : 0;
+}
+
 // Element `index` of a plain line as it was sent.
 inline int8_t PlainElement(DataType dtype, const uint8_t* line, int64_t index) {
   if (dtype == DataType::kInt8) return static_cast<int8_t>(line[index]);

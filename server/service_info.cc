@@ -24,10 +24,7 @@ class InfoService final : public v1::InfoService::CallbackService {
       device->set_memory_bytes(engine_.weights().limit_bytes(d));
       device->set_memory_used_bytes(engine_.weights().bytes(d));
       for (const std::string& feature : info.features) device->add_features(feature);
-      bool is_lost = false;  // put aside under its own name
-      for (const QuarantineInfo& aside : engine_.devices()[d]->Quarantined())
-        is_lost = is_lost || aside.key == info.id;
-      device->set_state(is_lost ? "lost" : "ready");
+      device->set_state(IsLost(*engine_.devices()[d]) ? "lost" : "ready");
     }
     return UnaryReply::Make(context_, {});
   }

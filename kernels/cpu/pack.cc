@@ -71,9 +71,7 @@ std::string LayoutOf(const WeightSpec& spec) {
   return layout;
 }
 
-int32_t OffsetOf(DataType weight) {
-  return weight == DataType::kInt4 ? 8 : weight == DataType::kInt2 ? 1 : 0;
-}
+int32_t OffsetOf(DataType weight) { return PlainOffset(weight); }
 
 CpuPackedWeight::CpuPackedWeight(const WeightSpec& spec, const std::string& device)
     : PackedWeight(spec, LayoutOf(spec), device),

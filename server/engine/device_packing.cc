@@ -39,9 +39,11 @@ std::shared_ptr<const PackedWeight> Held(std::shared_ptr<const PackedWeight> cop
 
 }  // namespace
 
+bool IsLoss(const Status& status) { return status.reason == "DEVICE_LOST"; }
+
 bool IsPassedOver(const Status& status) {
   return status.code == Code::kResourceExhausted || status.code == Code::kUnimplemented ||
-         status.reason == "DEVICE_LOST";
+         IsLoss(status);
 }
 
 Status DevicePacking::Start(size_t index, Device& device, std::shared_ptr<MemoryLedger> ledger,

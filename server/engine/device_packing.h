@@ -44,6 +44,8 @@ class DevicePacking {
   std::unique_ptr<Packer> packer_;
 };
 
+// Whether a device said that it is lost.
+bool IsLoss(const Status& status);
 // Another device may do what this one cannot; what is wrong with the upload itself is wrong on all.
 bool IsPassedOver(const Status& status);
 

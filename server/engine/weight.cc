@@ -13,12 +13,11 @@ WeightContent::WeightContent(WeightSpec spec_in, std::string digest_in, int64_t 
 
 Absence WeightContent::AbsenceOn(size_t device) const {
   Absence absence = absences_[device];
-  if (copies_[device] != nullptr && copies_[device]->is_lost()) {
-    absence.is_missed = true;
+  absence.is_missed = IsMissedOn(device);
+  if (absence.is_missed)
     absence.reason =
-        "the device was lost, and this copy with it; it is packed there again when the device is "
+        "the device was lost; the weight is packed there, from another's copy, when the device is "
         "back";
-  }
   return absence;
 }
 

@@ -39,6 +39,10 @@ class WeightContent {
   bool IsOn(size_t device) const {
     return copies_[device] != nullptr && !copies_[device]->is_lost();
   }
+  // Whether it cannot for the device's loss, and shall when that is back.
+  bool IsMissedOn(size_t device) const {
+    return copies_[device] != nullptr ? copies_[device]->is_lost() : absences_[device].is_missed;
+  }
   // The device's id, and why it cannot; an empty reason when it can.
   Absence AbsenceOn(size_t device) const;
   // What its copies take of the devices' budgets.

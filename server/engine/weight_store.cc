@@ -99,11 +99,14 @@ Status WeightStore::Delete(std::string_view id, int64_t* freed_bytes) {
   return {};
 }
 
-std::vector<std::shared_ptr<const WeightContent>> WeightStore::Contents() const {
-  std::vector<std::shared_ptr<const WeightContent>> contents;
+std::shared_ptr<const WeightContent> WeightStore::FirstMissed(size_t device,
+                                                              bool with_lost_copy) const {
   const std::shared_lock lock(mutex_);
-  for (const auto& [digest, bound] : by_digest_) contents.push_back(bound.content);
-  return contents;
+  for (const auto& [digest, bound] : by_digest_)
+    if (bound.content->IsMissedOn(device) &&
+        (!with_lost_copy || bound.content->copies()[device] != nullptr))
+      return bound.content;
+  return nullptr;
 }
 
 void WeightStore::Replace(const std::shared_ptr<const WeightContent>& old,
@@ -123,29 +126,24 @@ void WeightStore::Replace(const std::shared_ptr<const WeightContent>& old,
 }
 
 void WeightStore::DropLost(size_t device) {
-  for (const auto& content : Contents()) {
-    const auto& copy = content->copies()[device];
-    if (copy == nullptr || !copy->is_lost()) continue;
-    Replace(content, content->With(device, nullptr,
-                                   {devices_[device]->info().id,
-                                    "the device was lost, and this copy with it; it is about to be "
-                                    "packed there again",
-                                    /*is_missed=*/true}));
-  }
+  while (const auto content = FirstMissed(device, /*with_lost_copy=*/true))
+    Replace(content,
+            content->With(device, nullptr, {devices_[device]->info().id, "", /*is_missed=*/true}));
 }
 
 bool WeightStore::RestoreNext(std::string* what, Status* status) {
-  for (const auto& content : Contents())
-    for (size_t device = 0; device < devices_.size(); ++device) {
-      const Absence absence = content->AbsenceOn(device);
-      if (!absence.is_missed || IsLost(*devices_[device])) continue;
-      std::shared_ptr<const PackedWeight> copy;
-      *status = PackFrom(*content, device, &copy);
-      if (status->reason == "DEVICE_LOST") continue;  // once more; it is missed until it is there
-      *what = "digest " + content->digest + " for " + absence.device;
-      Replace(content, content->With(device, std::move(copy), {absence.device, status->message}));
-      return true;
-    }
+  for (size_t device = 0; device < devices_.size(); ++device) {
+    if (IsLost(*devices_[device])) continue;
+    const auto content = FirstMissed(device, /*with_lost_copy=*/false);
+    if (content == nullptr) continue;
+    std::shared_ptr<const PackedWeight> copy;
+    *status = PackFrom(*content, device, &copy);
+    if (IsLoss(*status)) continue;  // once more; it is missed until it is there
+    const std::string& id = devices_[device]->info().id;
+    *what = "digest " + content->digest + " for " + id;
+    Replace(content, content->With(device, std::move(copy), {id, status->message}));
+    return true;
+  }
   return false;
 }
 

@@ -92,7 +92,9 @@ class WeightStore {
   // is bound to no name any more.
   void Replace(const std::shared_ptr<const WeightContent>& old,
                std::shared_ptr<const WeightContent> content);
-  std::vector<std::shared_ptr<const WeightContent>> Contents() const;
+  // The first of those that a device misses, or null. Only that one is held: what is deleted meanwhile is
+  // freed at once.
+  std::shared_ptr<const WeightContent> FirstMissed(size_t device, bool with_lost_copy) const;
   Status PackFrom(const WeightContent& content, size_t target,
                   std::shared_ptr<const PackedWeight>* copy);
   WeightPtr FindLocked(std::string_view id) const;

@@ -140,8 +140,8 @@ Status WeightUpload::FinishPacking(std::string digest,
   if (status.ok() && !has_copy) status = NoDeviceLeft();
   std::vector<Absence> absences;
   for (size_t device = 0; device < refusals_.size(); ++device)
-    absences.push_back({store_.devices_[device]->info().id, refusals_[device].message,
-                        refusals_[device].reason == "DEVICE_LOST"});
+    absences.push_back(
+        {store_.devices_[device]->info().id, refusals_[device].message, IsLoss(refusals_[device])});
   *content = std::make_shared<WeightContent>(registration_.spec, std::move(digest),
                                              store_.NextGeneration(), std::move(copies),
                                              std::move(absences));
