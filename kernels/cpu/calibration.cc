@@ -15,27 +15,28 @@
 
 #include "kernels/cpu/activation_packer.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/tile_loop.h"
 
 namespace qmatmul::cpu {
 namespace {
 
 constexpr char kMagic[] = "qmatmul-calibration/2";
-// Lines of the probe's panel: 512 values of K, as the tile loop's blocks.
+// Lines of the probe's panel: 512 values of K, which stay in L1.
 constexpr int64_t kProbeLines = 128;
 constexpr int kSamples = 5;
-// Rows that the tile loop packs together for a kernel of byte operands: what one cleaning serves.
-constexpr int64_t kBlockRows = 384;
 
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
 // Of one line of one panel, for all rows: cleaned once for each block of rows, put back for each strip.
-double OutliersNs(const KernelCost& cost, const KernelQuery& query, int64_t strips, double lines) {
-  const double blocks = double((query.rows + kBlockRows - 1) / kBlockRows);
+double OutliersNs(const MicroKernel& kernel, const KernelCost& cost, const KernelQuery& query,
+                  int64_t strips, double lines) {
+  const int64_t block_rows = BlockRowsMax(kernel, query.k);
+  const double blocks = double((query.rows + block_rows - 1) / block_rows);
   const double outliers = query.outlier_share * double(kLineValues);
   // Outliers are put back for a few lines at a time, by a call where there are any.
-  const double call_lines = std::min(lines, double(kProbeLines));
+  const double call_lines = std::min(lines, double(BlockKMax(kernel) / kLineK));
   const double calls = std::min(1.0, outliers * call_lines) / call_lines;
   return blocks * (cost.clean_ns + outliers * cost.aside_ns) +
          double(strips) * (outliers * cost.add_ns + calls * cost.add_call_ns);
@@ -251,7 +252,7 @@ double Calibration::WorkNs(const MicroKernel& kernel, const KernelCost& cost,
   const double rest = cost.pack_ns * double(query.rows * query.k) +
                       machine_.finish_ns * double(query.rows * query.n);
   if (!kernel.split()) return std::max(strips_ns * lines * panels, memory) + rest;
-  strips_ns += OutliersNs(cost, query, strips, lines);
+  strips_ns += OutliersNs(kernel, cost, query, strips, lines);
   return strips_ns * lines * panels + memory + rest;
 }
 

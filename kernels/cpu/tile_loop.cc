@@ -10,13 +10,10 @@
 namespace qmatmul::cpu {
 namespace {
 
-// Values of K whose panel lines and strip stay in a 32 KiB L1 beside each other; also the block
-// that numerics §5 sums W8A32 in.
-constexpr int64_t kBlockK = 512;
 // With one strip nothing is reused but the second pass over half panels.
 constexpr int64_t kBlockKOneStrip = 1024;
-// One k-block of packed rows: less than half of a 512 KiB L2.
-constexpr int64_t kBlockBytes = int64_t{192} << 10;
+// Blocks are multiples of every kernel's kr.
+constexpr int64_t kBlockKUnit = 64;
 // All of a block's packed rows, so that K = 131,071 does not need a huge buffer.
 constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
 // Sums of one column group.
@@ -89,11 +86,10 @@ class Loop {
         strips_(scratch->strips),
         shares_(scratch->shares),
         finisher_(is_float(), packer_.groups(), checks, packed_rows_, row_sums_) {
-    const int64_t block_k = std::min(packer_.group_elements(), kBlockK);
-    const int64_t block_bytes = block_k * ElementBytes(first_.operand);
-    int64_t rows_max = std::min(kBlockBytes / block_bytes, kPackedBytesMax / packer_.row_bytes());
-    rows_max = std::max<int64_t>(std::min<int64_t>(rows_max, 512) / first_.mr, 1) * first_.mr;
-    const int64_t blocks = (packer_.rows() + rows_max - 1) / rows_max;
+    const int64_t rows_max = std::min(BlockRowsMax(first_, packer_.group_elements()),
+                                      kPackedBytesMax / packer_.row_bytes());
+    const int64_t block_rows = std::max<int64_t>(rows_max / first_.mr, 1) * first_.mr;
+    const int64_t blocks = (packer_.rows() + block_rows - 1) / block_rows;
     blocks_.resize(size_t(blocks));
     slots_ = members > 1 && blocks > 1 ? 2 : 1;
     slot_rows_ = blocks == 0 ? 0 : (packer_.rows() + blocks - 1) / blocks;
@@ -144,6 +140,7 @@ class Loop {
     int64_t begin, end;  // panels
     size_t strip_begin, strip_end;
     int64_t row_begin, row_end;  // of the packed rows
+    int64_t block_k;             // values that a tile sums at a time
     int64_t ldc;
     int64_t group_bytes;  // from the sums of one scale group to the next's; 0: they take turns
     std::byte* sums;      // [row_end - row_begin][ldc]
@@ -254,6 +251,7 @@ class Loop {
     part.of = &w;
     part.strip_begin = strip_begin;
     part.strip_end = strip_end;
+    part.block_k = BlockK(*w.kernel);
     part.row_begin = strips_[strip_begin].row_begin;
     part.row_end = strips_[strip_end - 1].row_begin + strips_[strip_end - 1].rows;
     return part;
@@ -308,11 +306,11 @@ class Loop {
     const int64_t unit = x.of->kernel->nr / kPanelColumns, group_k = packer_.group_elements();
     const bool is_lone = x.strip_end - x.strip_begin == 1;
     const int64_t strip_bytes = (x.row_end - x.row_begin) * packer_.row_bytes();
-    if (is_lone || (strip_bytes <= kBlockBytes && !group_wise())) {
+    if (is_lone || (strip_bytes <= kRowBlockBytes && !group_wise())) {
       // Few rows: the weight passes once, in the order it lies in memory, and L2 has all of every strip.
+      const int64_t block_bytes = x.block_k / kLineK * x.of->weight->line_bytes();
       for (int64_t p = x.begin; p < x.end; p += unit)
-        for (int64_t k = 0; k < group_k; k += BlockK()) {
-          const int64_t block_bytes = BlockK() / kLineK * x.of->weight->line_bytes();
+        for (int64_t k = 0; k < group_k; k += x.block_k) {
           // Scale groups are taken across the panels: what comes next is the next panel's.
           const int64_t ahead = group_wise()                           ? unit * panel_bytes
                                 : is_lone && x.of->kernel->passes == 1 ? kPrefetchBytes
@@ -322,7 +320,7 @@ class Loop {
       return;
     }
     // Every k-block of all strips stays in L2 while the panels pass.
-    for (int64_t k = 0; k < group_k; k += BlockK())
+    for (int64_t k = 0; k < group_k; k += x.block_k)
       for (int64_t p = x.begin; p < x.end; p += unit)
         SumBlock(x, p, group, k, unit * panel_bytes, scratch);
   }
@@ -357,10 +355,14 @@ class Loop {
       kernel.add_outliers(t, {list, static_cast<size_t>(scratch->outlier_count)});
   }
 
-  int64_t BlockK() const {
-    if (group_wise()) return packer_.group_elements();  // the block that numerics §5 names, too
-    if (is_float() || strips_.size() > 1) return kBlockK;
-    return first_.mr == 1 ? packer_.group_elements() : kBlockKOneStrip;
+  int64_t BlockK(const MicroKernel& kernel) const {
+    const int64_t k = packer_.group_elements();
+    if (group_wise()) return k;  // the block that numerics §5 names, too
+    if (is_float()) return BlockKMax(kernel);
+    if (strips_.size() == 1) return first_.mr == 1 ? k : kBlockKOneStrip;
+    const int64_t blocks = (k + BlockKMax(kernel) - 1) / BlockKMax(kernel);
+    const int64_t units = (k + kBlockKUnit - 1) / kBlockKUnit;
+    return (units + blocks - 1) / blocks * kBlockKUnit;  // none much shorter than the others
   }
 
   TileArgs Tile(const Part& x, const Strip& strip, int64_t p, int64_t group, int64_t k) const {
@@ -370,7 +372,7 @@ class Loop {
     t.strip = StripData(strip, group, k);
     t.panel = weight.panel(p) + (group * weight.group_lines() + line) * weight.line_bytes();
     t.panel_stride = weight.panel_bytes();
-    t.lines = std::min(BlockK() / kLineK, weight.group_lines() - line);
+    t.lines = std::min(x.block_k / kLineK, weight.group_lines() - line);
     t.c = x.sums + group * x.group_bytes +
           ((strip.row_begin - x.row_begin) * x.ldc + (p - x.begin) * kPanelColumns) * 4;
     t.ldc = x.ldc;

@@ -7,10 +7,11 @@
 //   weights  every weight of the lot reads the same packed block
 //   panels   split among the members of the team; each streams its own part of the weight
 //   columns  a group whose sums, rows x columns, stay in L2 until the epilogue takes them
-//   k        blocks of a panel that stay in L1 while all strips of the block pass over them: one scale
-//            group where the weight has several, 512 values for W8A32 (numerics §5)
+//   k        blocks of a panel that stay in L1, or near it, while all strips of the block pass over them:
+//            one scale group where the weight has several, 512 values for W8A32 (numerics §5)
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -20,6 +21,21 @@
 #include "kernels/device.h"
 
 namespace qmatmul::cpu {
+
+inline constexpr int64_t kRowBlockBytes = int64_t{256} << 10;
+
+// Values of K that a tile sums at a time at most: for W8A32 what numerics §5 says. Of integers each such block
+// ends in folding the sums and adding them to what is in memory, a twentieth of the time at 512 values; reading
+// panels and strips that are longer than L1 costs less, since a tile computes for 6 cycles and more on each line.
+inline int64_t BlockKMax(const MicroKernel& kernel) {
+  return kernel.operand == Operand::kF32 ? 512 : (int64_t{32} << 10) / kernel.nr;
+}
+// Rows that are packed together at most, of `k` values in one scale group: a k-block of theirs is half of a
+// 512 KiB L2.
+inline int64_t BlockRowsMax(const MicroKernel& kernel, int64_t k) {
+  const int64_t row_bytes = std::min(k, BlockKMax(kernel)) * ElementBytes(kernel.operand);
+  return std::min<int64_t>(kRowBlockBytes / row_bytes, 512);
+}
 
 // A weight of a step and the kernel that multiplies by it.
 struct LotWeight {

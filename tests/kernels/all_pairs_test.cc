@@ -196,6 +196,11 @@ TEST_P(AllPairs, Extremes) {
       }
 }
 
+// Each strip of rows adds up more than one block of K, and they are not equally long.
+TEST_P(AllPairs, SeveralBlocksOfK) {
+  Compare(Weight(2111, 40, Fill::kRandom), Activations(37, 2111, Fill::kRandom));
+}
+
 TEST_P(AllPairs, LongestK) {
   for (const Fill fill : {Fill::kLowest, Fill::kRandom}) {
     Compare(Weight(kInnerMax, 3, fill), Activations(2, kInnerMax, fill));

@@ -230,9 +230,9 @@ TEST(Calibration, ModelAddsWhatItNames) {
   EXPECT_DOUBLE_EQ(ns({.rows = 5, .k = 9, .n = 17, .weight_bytes = 100, .outlier_share = 0}),
                    10 + (2 + 3 + 3) * 3 * 2 + 100 + pack + finish);
   // Fewer outliers than one in all lines: a call now and then. Another block of rows: cleaned again.
-  EXPECT_DOUBLE_EQ(ns({.rows = 4 * 97, .k = 9, .n = 17, .outlier_share = 0.25 / 64}),
-                   10 + (97 * 4 + 2 * (3 + 0.25 * 2) + 97 * (0.25 * 5 + 0.75 / 3 * 8)) * 3 * 2 +
-                       0.25 * 388 * 9 + 0.5 * 388 * 17);
+  EXPECT_DOUBLE_EQ(ns({.rows = 4 * 129, .k = 9, .n = 17, .outlier_share = 0.25 / 64}),
+                   10 + (129 * 4 + 2 * (3 + 0.25 * 2) + 129 * (0.25 * 5 + 0.75 / 3 * 8)) * 3 * 2 +
+                       0.25 * 516 * 9 + 0.5 * 516 * 17);
   kernel.name = "never measured";
   EXPECT_FALSE(c->ProductNs(kernel, {.rows = 5, .k = 9, .n = 17}).has_value());
 }
