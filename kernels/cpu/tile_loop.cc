@@ -267,12 +267,21 @@ class Loop {
     const int64_t panel_sums = in_order ? packer_.groups() * row_sums : row_sums;
     const int64_t width_max = in_order ? kPanelsInOrder : 32;
     const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, width_max) / unit * unit;
-    part.sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
+    auto* const sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
     const int64_t y_bytes = group_wise() ? width * row_sums : width * kPanelColumns * 4;
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
+    int64_t place_ldc = 0;
+    std::byte* const place = finisher_.PlaceForSums(BlockOf(part, 0), &place_ldc);
     for (int64_t p = begin; p < end; p += width) {
       part.begin = p;
       part.end = std::min(p + width, end);
+      if (place != nullptr && part.end * kPanelColumns <= part.of->weight->spec().n) {
+        part.sums = place + p * kPanelColumns * 4;
+        part.ldc = place_ldc;
+        SumGroup(part, 0, scratch);
+        continue;
+      }
+      part.sums = sums;
       part.ldc = (part.end - part.begin) * kPanelColumns;
       part.group_bytes = in_order ? part.ldc * 4 : 0;
       if (in_order) SumInOrder(part, scratch);
