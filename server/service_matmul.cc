@@ -12,7 +12,7 @@ namespace {
 
 // A unary MatMul. Deletes itself when gRPC is done with the call, and then gives back what it held in
 // flight.
-class UnaryMatMul final : public grpc::ServerUnaryReactor, private MatMulCall {
+class UnaryMatMul final : public PromptUnaryReactor, private MatMulCall {
  public:
   UnaryMatMul(ServiceContext& context, grpc::ByteBuffer* message, grpc::ByteBuffer* reply)
       : MatMulCall(context), count_(context.calls), message_(message), reply_(reply) {}

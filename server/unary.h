@@ -10,7 +10,15 @@
 
 namespace qmatmul {
 
-class UnaryReply final : public grpc::ServerUnaryReactor {
+// OnDone and OnCancel, which must not wait for anything, run where gRPC learns of them. It otherwise hands
+// each to a helper thread of its own: a wake-up a call. gRPC calls the override internal; its default
+// reactor does the same, but tells nobody of cancels and of the end.
+class PromptUnaryReactor : public grpc::ServerUnaryReactor {
+ private:
+  bool InternalInlineable() final { return true; }
+};
+
+class UnaryReply final : public PromptUnaryReactor {
  public:
   // Deletes itself when gRPC is done with the call.
   static grpc::ServerUnaryReactor* Make(ServiceContext& context, const Status& status) {
