@@ -233,7 +233,7 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
   void WriteNext() {
     if (writing || unsent.empty()) return;
     writing = true;
-    outgoing = std::move(unsent.front());
+    outgoing.Swap(&unsent.front());
     unsent.pop_front();
     // While more wait, gRPC may keep this one until they come: one write to the socket for several.
     StartWrite(&outgoing,

@@ -1,6 +1,7 @@
 #include "client/retry.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace qmatmul::client {
 namespace {
@@ -8,7 +9,7 @@ namespace {
 constexpr int64_t kToken = 1000;
 
 int64_t Thousandths(double tokens) {
-  return static_cast<int64_t>(std::clamp(tokens, 0.0, 1e9) * static_cast<double>(kToken) + 0.5);
+  return std::llround(std::clamp(tokens, 0.0, 1e9) * static_cast<double>(kToken));
 }
 
 bool MayRepeat(const Status& status, Repeatable repeatable) {

@@ -155,15 +155,16 @@ Status ShiftRows(Status status, RowRange rows) {
 // In one piece the first output that overflows is named, with its first row, and how often it does
 // anywhere.
 Status JoinOverflows(const std::vector<Part>& parts) {
-  const Part* first = nullptr;
+  const auto overflows = [](const Part& part) { return NeedsOtherParts(part.status); };
+  auto first = std::find_if(parts.begin(), parts.end(), overflows);  // there is one
   int64_t count = 0;
-  for (const Part& part : parts) {
-    if (!NeedsOtherParts(part.status)) continue;
-    if (first == nullptr || OutputOf(part.status) < OutputOf(first->status)) {
-      first = &part;
+  for (auto part = first; part != parts.end();
+       part = std::find_if(part + 1, parts.end(), overflows)) {
+    if (OutputOf(part->status) < OutputOf(first->status)) {
+      first = part;
       count = 0;
     }
-    if (OutputOf(part.status) == OutputOf(first->status)) count += NumberIn(part.status, "count");
+    if (OutputOf(part->status) == OutputOf(first->status)) count += NumberIn(part->status, "count");
   }
   Status status = ShiftRows(first->status, first->rows);
   const auto part_count = status.metadata.find("count");

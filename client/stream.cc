@@ -134,7 +134,7 @@ Result<uint64_t> MatMulStream::Reactor::Submit(const Question& question, MatMulC
 // Under mutex_, with something unsent. gRPC's own functions are called without it: they may call back.
 grpc::WriteOptions MatMulStream::Reactor::TakeNext() {
   writing_ = true;
-  write_ = std::move(unsent_.front());
+  write_.Swap(&unsent_.front());
   unsent_.pop_front();
   grpc::WriteOptions how;
   // More follows at once: the transport may send them together.

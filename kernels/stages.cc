@@ -20,6 +20,7 @@ constexpr float kActivationMax = 0x1p53f;  // numerics §0
 
 // Where row 0 would lie if row `first_row` lies at `first`. An integer, since nothing need be there.
 std::byte* RowZero(std::byte* first, int64_t first_row, int64_t row_bytes) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr)
   return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(first) -
                                       static_cast<uintptr_t>(first_row * row_bytes));
 }

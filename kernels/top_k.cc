@@ -45,9 +45,7 @@ uint64_t CandidateOf(int32_t order, int64_t column) {
 int32_t OrderOf(uint64_t candidate) {
   return static_cast<int32_t>(static_cast<uint32_t>(candidate >> 32) ^ 0x8000'0000u);
 }
-int64_t ColumnOf(uint64_t candidate) {
-  return static_cast<int64_t>(~static_cast<uint32_t>(candidate));
-}
+int64_t ColumnOf(uint64_t candidate) { return ~static_cast<uint32_t>(candidate); }
 
 // A value above a threshold that is not negative is not negative itself, and such bits are their own
 // order: as signed integers of the type's width they compare as they lie in memory, many at once.

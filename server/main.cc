@@ -25,8 +25,10 @@ using namespace qmatmul;
 // Replies of several MiB come and go with each call. Left to itself malloc maps and unmaps each,
 // which costs a fifth of the server's CPU; these keep them in the heap.
 void SetUpMalloc() {
+  // NOLINTBEGIN(concurrency-mt-unsafe): there is no other thread yet
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  // NOLINTEND(concurrency-mt-unsafe)
 }
 
 // Debian builds Abseil with its checks on: each lock of gRPC's then goes through one graph of all

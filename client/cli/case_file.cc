@@ -43,7 +43,7 @@ class CaseReader {
     } catch (const Json::exception&) { Refuse("has " + json_.at(key).dump() + " as " + key); }
   }
   std::string Text(const char* key) const {
-    const auto text = Get<std::string>(key, "");
+    auto text = Get<std::string>(key, "");
     if (text.empty()) Refuse(std::string("has no ") + key);
     return text;
   }

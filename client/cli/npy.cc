@@ -7,6 +7,7 @@
 #include <fstream>
 #include <limits>
 #include <optional>
+#include <system_error>
 
 #include "client/cli/failure.h"
 
@@ -230,7 +231,7 @@ NpyArray ParseNpy(std::span<const std::byte> file, const std::string& origin) {
 
 NpyArray ReadNpy(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw Bad(path, std::string("cannot be read: ") + std::strerror(errno));
+  if (!file) throw Bad(path, "cannot be read: " + std::generic_category().message(errno));
   std::vector<std::byte> bytes;
   std::array<char, 1 << 16> block;
   while (file.read(block.data(), block.size()), file.gcount() > 0) {
@@ -268,7 +269,7 @@ void WriteNpy(const std::string& path, NpyType type, std::span<const int64_t> sh
   file.write(header.data(), static_cast<std::streamsize>(header.size()));
   file.write(reinterpret_cast<const char*>(data.data()), static_cast<std::streamsize>(data.size()));
   file.close();
-  if (!file) throw Bad(path, std::string("cannot be written: ") + std::strerror(errno));
+  if (!file) throw Bad(path, "cannot be written: " + std::generic_category().message(errno));
 }
 
 }  // namespace qmatmul::cli

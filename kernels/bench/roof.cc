@@ -94,6 +94,7 @@ int64_t Clock(clockid_t id) {
 double Rate(int threads, const std::function<double(int thread)>& work) {
   std::vector<double> medians(size_t(threads), 0.0);
   std::vector<std::thread> team;
+  team.reserve(size_t(threads));
   for (int t = 0; t < threads; ++t)
     team.emplace_back([&, t] {
       std::vector<double> rates;

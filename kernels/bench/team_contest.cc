@@ -140,6 +140,7 @@ void Print(bool json, const std::string& what, const std::vector<Contender>& con
 void Compare(bool json, const std::string& what, const std::vector<Team>& teams, double seconds,
              const std::function<double(const Team&, int count)>& once) {
   std::vector<Contender> contenders;
+  contenders.reserve(teams.size());
   for (const Team& team : teams)
     contenders.push_back({team.name, [&](int count) { return once(team, count); }});
   Compete(&contenders, 31, seconds * double(contenders.size()));

@@ -29,11 +29,16 @@ int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
+// How many units cover so many.
+double Cover(int64_t count, int64_t unit) {
+  const int64_t units = (count + unit - 1) / unit;
+  return double(units);
+}
+
 // Of one line of one panel, for all rows: cleaned once for each block of rows, put back for each strip.
 double OutliersNs(const MicroKernel& kernel, const KernelCost& cost, const KernelQuery& query,
                   int64_t strips, double lines) {
-  const int64_t block_rows = BlockRowsMax(kernel, query.k);
-  const double blocks = double((query.rows + block_rows - 1) / block_rows);
+  const double blocks = Cover(query.rows, BlockRowsMax(kernel, query.k));
   const double outliers = query.outlier_share * double(kLineValues);
   // Outliers are put back for a few lines at a time, by a call where there are any.
   const double call_lines = std::min(lines, double(BlockKMax(kernel) / kLineK));
@@ -159,6 +164,7 @@ int AppendBuildId(dl_phdr_info* info, size_t, void* out) {
   for (int i = 0; i < info->dlpi_phnum; ++i) {
     const ElfW(Phdr)& header = info->dlpi_phdr[i];
     if (header.p_type != PT_NOTE) continue;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): this is how the loader says where it is
     const auto* p = reinterpret_cast<const uint8_t*>(info->dlpi_addr + header.p_vaddr);
     for (const uint8_t* end = p + header.p_memsz; p + sizeof(ElfW(Nhdr)) <= end;) {
       const auto* note = reinterpret_cast<const ElfW(Nhdr)*>(p);
@@ -238,8 +244,7 @@ std::optional<double> Calibration::ProductNs(const MicroKernel& kernel,
 
 double Calibration::WorkNs(const MicroKernel& kernel, const KernelCost& cost,
                            const KernelQuery& query) const {
-  const double lines = double((query.k + kLineK - 1) / kLineK);
-  const double panels = double((query.n + kPanelColumns - 1) / kPanelColumns);
+  const double lines = Cover(query.k, kLineK), panels = Cover(query.n, kPanelColumns);
   // Strips are as equal as can be: some of one height, the rest one row higher.
   const int64_t strips = (query.rows + kernel.mr - 1) / kernel.mr;
   double strips_ns = 0;

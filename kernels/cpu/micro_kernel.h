@@ -48,6 +48,7 @@ struct TileArgs {
   bool touch_every_other;
 };
 
+// NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): the order is how a row of the table reads
 struct MicroKernel {
   const char*
       name;  // "cpu.avx2.s8s8s32.6x16x4": device.isa.activation-weight-accumulator.mr x nr x kr

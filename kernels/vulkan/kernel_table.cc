@@ -12,6 +12,7 @@ constexpr int64_t kRowFormRowsMax = 2;
 // The row form, a part of a tile, more than one.
 constexpr RowClasses kRowClasses = {kRowFormRowsMax, 8};
 
+// NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): the order is how a row of the table reads
 struct Row {
   const char* way;     // "dot"
   const char* shader;  // before "_s8"
@@ -67,6 +68,7 @@ std::vector<Kernel> KernelsFor(const GpuTraits& traits, bool without_float) {
 
 std::vector<KernelInfo> InfosOf(const std::vector<Kernel>& kernels) {
   std::vector<KernelInfo> infos;
+  infos.reserve(kernels.size());
   for (const Kernel& k : kernels)
     infos.push_back({k.name, k.missing.empty(), false, k.missing, std::string(LayoutOf(k.weight)),
                      k.weight, k.arithmetic});

@@ -46,6 +46,7 @@ void TileProduct(int sums, int a, int b) {
 
 }  // namespace qmatmul::test
 
+// NOLINTBEGIN(bugprone-reserved-identifier): the compiler's own names
 inline void _tile_loadconfig(const void* config) {
   const auto* bytes = static_cast<const uint8_t*>(config);
   qmatmul::test::TileUnit unit;
@@ -90,3 +91,4 @@ inline void _tile_dpbssd(int sums, int a, int b) {
 inline void _tile_dpbsud(int sums, int a, int b) {
   qmatmul::test::TileProduct<int8_t, uint8_t>(sums, a, b);
 }
+// NOLINTEND(bugprone-reserved-identifier)
