@@ -105,7 +105,7 @@ void DescribeWeight(const Weight& weight, v1::Weight* message);
 // --- Errors. ---
 Status WeightUnknown(std::string_view id);
 // What this version does not do yet, by name.
-Status Unimplemented(std::string reason, std::string what, std::string field = {});
+Status Unimplemented(std::string reason, const std::string& what, std::string field = {});
 // The serialized google.rpc.Status (ErrorInfo, BadRequest, RetryInfo) that travels beside code and
 // message.
 std::string StatusDetails(const Status& status);

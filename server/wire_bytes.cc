@@ -69,6 +69,7 @@ const Message* ReadKept(grpc::ByteBuffer* bytes, MatMulBuffers* buffers) {
   thread_local bool is_large = false;
   if (kept == nullptr || is_large) kept = std::make_unique<Message>();
   is_large = bytes->Length() > kKeptBytesMax;
+  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDelete): it lives as long as the thread
   return ReadMessage(SpansOf(bytes), kept.get(), buffers) ? kept.get() : nullptr;
 }
 

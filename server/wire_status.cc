@@ -17,7 +17,7 @@ Status WeightUnknown(std::string_view id) {
       .With("value", name);
 }
 
-Status Unimplemented(std::string reason, std::string what, std::string field) {
+Status Unimplemented(std::string reason, const std::string& what, std::string field) {
   return {Code::kUnimplemented, std::move(reason),
           what + " is not implemented by this server version", std::move(field)};
 }

@@ -41,7 +41,8 @@ double OutliersNs(const MicroKernel& kernel, const KernelCost& cost, const Kerne
   const double blocks = Cover(query.rows, BlockRowsMax(kernel, query.k));
   const double outliers = query.outlier_share * double(kLineValues);
   // Outliers are put back for a few lines at a time, by a call where there are any.
-  const double call_lines = std::min(lines, double(BlockKMax(kernel) / kLineK));
+  const int64_t block_lines = BlockKMax(kernel) / kLineK;
+  const double call_lines = std::min(lines, double(block_lines));
   const double calls = std::min(1.0, outliers * call_lines) / call_lines;
   return blocks * (cost.clean_ns + outliers * cost.aside_ns) +
          double(strips) * (outliers * cost.add_ns + calls * cost.add_call_ns);

@@ -272,10 +272,13 @@ class Loop {
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
     int64_t place_ldc = 0;
     std::byte* const place = finisher_.PlaceForSums(BlockOf(part, 0), &place_ldc);
-    for (int64_t p = begin; p < end; p += width) {
+    // A tile writes whole panels.
+    const int64_t place_end =
+        place == nullptr ? begin : std::min(end, part.of->weight->spec().n / kPanelColumns);
+    for (int64_t p = begin; p < end; p = part.end) {
       part.begin = p;
-      part.end = std::min(p + width, end);
-      if (place != nullptr && part.end * kPanelColumns <= part.of->weight->spec().n) {
+      part.end = std::min(p + width, p < place_end ? place_end : end);
+      if (p < place_end) {
         part.sums = place + p * kPanelColumns * 4;
         part.ldc = place_ldc;
         SumGroup(part, 0, scratch);

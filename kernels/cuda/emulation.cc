@@ -176,6 +176,7 @@ class Machine {
   void Start(Fiber* fiber) {
     if (fiber->stack == nullptr) fiber->stack.reset(new char[kStackBytes]);
     auto top = reinterpret_cast<uintptr_t>(fiber->stack.get() + kStackBytes) / 16 * 16;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): rounded down as an integer
     auto* words = reinterpret_cast<void**>(top) - 2;  // as if called: 8 below a multiple of 16
     words[0] = reinterpret_cast<void*>(&Enter);
     std::fill_n(words - 6, 6, nullptr);

@@ -23,7 +23,7 @@ GraphCache::~GraphCache() {
 Error GraphCache::EnqueueAll(Runtime* runtime, Stream stream,
                              std::span<const Operation> operations) {
   for (const Operation& op : operations) {
-    const Error error =
+    Error error =
         op.kind == Operation::Kind::kUpload   ? runtime->Upload(stream, op.to, op.from, op.bytes)
         : op.kind == Operation::Kind::kLaunch ? runtime->Launch(stream, op.launch)
                                               : runtime->Download(stream, op.to, op.from, op.bytes);
@@ -56,7 +56,7 @@ Error GraphCache::Enqueue(Stream stream, std::vector<Operation> operations, bool
   ++uses_;
   Entry* const entry = Find(operations);
   if (entry == nullptr) {
-    const Error error = EnqueueAll(runtime_, stream, operations);
+    Error error = EnqueueAll(runtime_, stream, operations);
     if (error.ok()) Remember(std::move(operations));
     return error;
   }

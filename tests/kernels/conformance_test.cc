@@ -230,6 +230,33 @@ TEST_P(Conformance, LongestK) {
 
 class ConformanceOfW8A8 : public Conformance {};
 
+// The sums of some rows are results as they stand, and may be made in the requests' memory; the rows beside them
+// are another segment's, another request's, at another distance, or have zero points.
+TEST_P(ConformanceOfW8A8, SumsThatAreResults) {
+  constexpr int64_t k = 300;
+  const auto plain = [&](int64_t rows, int64_t gap) {
+    ProductRequest request{
+        .activations = IntegerActivations(DataType::kInt8, rows, k, Fill::kRandom, &random_),
+        .epilogues = {{.dtype = DataType::kInt32, .skip_bias = true}}};
+    request.row_gap_bytes = gap;
+    return request;
+  };
+  for (const int64_t n : {64, 70}) {
+    ProductCase product = Case(ShapeName(0, k, n), {Weight(k, n, Fill::kRandom)}, {});
+    product.row_checks = false;
+    for (const int64_t gap : {0, 12, 7}) {
+      product.requests = {plain(41, gap)};
+      Check(product);
+    }
+    product.requests = {plain(40, 12), plain(5, 12)};
+    product.requests[0].segments = {{8, 10}, {0, 1}, {1, 6}, {20, 20}};
+    Check(product);
+    product.requests = {plain(9, 8), plain(9, 8)};
+    product.requests[1].activations.zero_points = {-128};
+    Check(product);
+  }
+}
+
 TEST_P(ConformanceOfW8A8, ZeroPointsAtBothEnds) {
   for (DataType dtype : {DataType::kInt8, DataType::kUint8}) {
     const int32_t low = dtype == DataType::kUint8 ? 0 : -128;
