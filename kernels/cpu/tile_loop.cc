@@ -12,6 +12,9 @@ namespace {
 
 // With one strip nothing is reused but the second pass over half panels.
 constexpr int64_t kBlockKOneStrip = 1024;
+// Two strips take little longer than memory takes to give the panel: what the first has read must be in L1 for
+// the second.
+constexpr int64_t kBlockKTwoStrips = 512;
 // Blocks are multiples of every kernel's kr.
 constexpr int64_t kBlockKUnit = 64;
 // All of a block's packed rows, so that K = 131,071 does not need a huge buffer.
@@ -372,7 +375,8 @@ class Loop {
     if (group_wise()) return k;  // the block that numerics §5 names, too
     if (is_float()) return BlockKMax(kernel);
     if (strips_.size() == 1) return first_.mr == 1 ? k : kBlockKOneStrip;
-    const int64_t blocks = (k + BlockKMax(kernel) - 1) / BlockKMax(kernel);
+    const int64_t block_k = strips_.size() == 2 ? kBlockKTwoStrips : BlockKMax(kernel);
+    const int64_t blocks = (k + block_k - 1) / block_k;
     const int64_t units = (k + kBlockKUnit - 1) / kBlockKUnit;
     return (units + blocks - 1) / blocks * kBlockKUnit;  // none much shorter than the others
   }

@@ -194,11 +194,12 @@ TEST_P(Conformance, EdgesOfTilesInEveryDimension) {
 
 TEST_P(Conformance, LargerThanBlocks) {
   // More rows, panels and k-blocks than one pass takes; enough work for every member of the team.
-  const std::array<std::array<int64_t, 3>, 6> shapes = {{{67, 521, 131},
+  const std::array<std::array<int64_t, 3>, 7> shapes = {{{67, 521, 131},
                                                          {1, 2053, 1031},
                                                          {2, 1025, 1500},
                                                          {200, 96, 80},
                                                          {6, 4099, 200},
+                                                         {7, 1100, 40},
                                                          {13, 2111, 40}}};
   for (auto [m, k, n] : shapes)
     Check(Case(ShapeName(m, k, n), {Weight(k, n, Fill::kRandom)}, {Activations(m, k)}));
