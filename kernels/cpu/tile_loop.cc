@@ -144,6 +144,8 @@ class Loop {
     size_t strip_begin, strip_end;
     int64_t row_begin, row_end;  // of the packed rows
     int64_t block_k;             // values that a tile sums at a time
+    std::byte* place;            // RowFinisher::PlaceForSums
+    int64_t place_ldc;
     int64_t ldc;
     int64_t group_bytes;  // from the sums of one scale group to the next's; 0: they take turns
     std::byte* sums;      // [row_end - row_begin][ldc]
@@ -257,6 +259,7 @@ class Loop {
     part.block_k = BlockK(*w.kernel);
     part.row_begin = strips_[strip_begin].row_begin;
     part.row_end = strips_[strip_end - 1].row_begin + strips_[strip_end - 1].rows;
+    part.place = finisher_.PlaceForSums(BlockOf(part, 0), &part.place_ldc);
     return part;
   }
 
@@ -273,17 +276,15 @@ class Loop {
     auto* const sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
     const int64_t y_bytes = group_wise() ? width * row_sums : width * kPanelColumns * 4;
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
-    int64_t place_ldc = 0;
-    std::byte* const place = finisher_.PlaceForSums(BlockOf(part, 0), &place_ldc);
     // A tile writes whole panels.
     const int64_t place_end =
-        place == nullptr ? begin : std::min(end, part.of->weight->spec().n / kPanelColumns);
+        part.place == nullptr ? begin : std::min(end, part.of->weight->spec().n / kPanelColumns);
     for (int64_t p = begin; p < end; p = part.end) {
       part.begin = p;
       part.end = std::min(p + width, p < place_end ? place_end : end);
       if (p < place_end) {
-        part.sums = place + p * kPanelColumns * 4;
-        part.ldc = place_ldc;
+        part.sums = part.place + p * kPanelColumns * 4;
+        part.ldc = part.place_ldc;
         SumGroup(part, 0, scratch);
         continue;
       }
