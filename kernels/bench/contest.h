@@ -33,7 +33,7 @@ class OwnProduct {
   struct Parts;
   Device* device_;
   std::string forced_;
-  std::vector<std::byte> output_;
+  LineVector<std::byte> output_;
   std::unique_ptr<Parts> parts_;
   RunReport report_;
   double pack_gbps_ = 0;

@@ -169,7 +169,8 @@ struct Measured {
   double gops, gops_best;
   double probe_share;  // of the kernel's own tile on data in L1, a thread
   double roof_gops;    // the lower of the instruction set's and the memory's
-  double read_gbps;    // reading as many bytes as the weight has
+  double roof_share;
+  double read_gbps;  // reading as many bytes as the weight has
   double pack_gbps;
   std::vector<PeerResult> peers;
 };
@@ -177,7 +178,7 @@ struct Measured {
 void PrintText(const Measured& x) {
   std::printf("%6ld %6ld %6ld  %d  %-34s %8.1f GOPS (best %.1f)", x.shape.m, x.shape.k, x.shape.n,
               x.threads, x.kernel.c_str(), x.gops, x.gops_best);
-  if (x.roof_gops > 0) std::printf("  %5.1f %% of roof", 100 * x.gops_best / x.roof_gops);
+  if (x.roof_gops > 0) std::printf("  %5.1f %% of roof", 100 * x.roof_share);
   for (const PeerResult& p : x.peers)
     std::printf("  | %s %.1f%s ratio %.2f", p.name.c_str(), p.gops, p.exact ? "" : " (inexact)",
                 p.ratio);
@@ -191,7 +192,7 @@ void PrintJson(const Settings& s, const Measured& x) {
               s.weights.c_str(), std::string(NameOf(s.weight_type)).c_str(),
               std::string(NameOf(s.activations)).c_str(), std::string(NameOf(s.output)).c_str());
   std::printf("\"gops\":%.1f,\"gops_best\":%.1f,\"roof_gops\":%.1f,\"roof_share\":%.3f,", x.gops,
-              x.gops_best, x.roof_gops, x.roof_gops > 0 ? x.gops_best / x.roof_gops : 0.0);
+              x.gops_best, x.roof_gops, x.roof_share);
   std::printf("\"probe_share\":%.3f,\"read_gbps\":%.1f,\"pack_gbps\":%.2f,\"peers\":[",
               x.probe_share, x.read_gbps, x.pack_gbps);
   for (size_t i = 0; i < x.peers.size(); ++i)
@@ -239,9 +240,12 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
   const std::string kernel(own.kernel());
   const bool cpu = device->info().kind == "cpu";  // whose roofs are known
   std::unique_ptr<Probe> probe;
+  Peak peak(kernel);
   if (cpu) {
     probe = std::make_unique<Probe>(kernel);
     contenders.push_back({"probe", [&probe](int count) { return probe->Run(count); }});
+    if (peak.is_known())
+      contenders.push_back({"peak", [&peak](int count) { return peak.Run(count); }});
   }
   const size_t peers_begin = contenders.size();
   std::vector<bool> exact;
@@ -260,16 +264,28 @@ void MeasureShape(const Settings& s, const Shape3& shape, int threads, Device* d
     }
   }
   const double ops = 2.0 * double(shape.m) * double(shape.k) * double(shape.n);
-  const double probe_share =
-      cpu ? contenders[0].RatioOf(contenders[1]) * ops / probe->ops() / threads : 0;
+  const double read_gbps = roof->ReadGBps(own.weight().spec().data_bytes());
+  double probe_share = 0, roof_gops = 0, roof_share = 0;
+  if (cpu) {
+    probe_share = contenders[0].RatioOf(contenders[1]) * ops / probe->ops() / threads;
+    roof_gops = 2.0 * double(shape.m) * read_gbps;  // the weight is read once a call
+    roof_share = ops / contenders[0].best_ns / roof_gops;
+    const double peak_gops =
+        peak.is_known() ? threads * peak.ops() / contenders[2].median_ns : roof_gops;
+    if (peak_gops < roof_gops) {
+      roof_gops = peak_gops;
+      roof_share = contenders[0].RatioOf(contenders[2]) * ops / peak.ops() / threads;
+    }
+  }
   Measured x{shape,
              threads,
              kernel,
              ops / contenders[0].median_ns,
              ops / contenders[0].best_ns,
              probe_share,
-             cpu ? roof->Gops(kernel, shape.m, shape.k, shape.n) : 0,
-             roof->ReadGBps(own.weight().spec().data_bytes()),
+             roof_gops,
+             roof_share,
+             read_gbps,
              own.pack_gbps(),
              {}};
   for (size_t i = peers_begin; i < contenders.size(); ++i) {

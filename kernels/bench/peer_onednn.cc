@@ -62,7 +62,7 @@ class OneDnn final : public Peer {
   }
 
   std::span<const int32_t> result() const override {
-    corrected_ = result_;
+    corrected_.assign(result_.begin(), result_.end());
     if (!unsigned_) return corrected_;
     std::vector<int32_t> sums(size_t(problem_.n), 0);
     for (int64_t k = 0; k < problem_.k; ++k)
@@ -81,8 +81,8 @@ class OneDnn final : public Peer {
   dnnl::stream stream_{engine_};
   dnnl::matmul matmul_;
   std::unordered_map<int, dnnl::memory> arguments_;
-  std::vector<int8_t> activations_, weight_;
-  std::vector<int32_t> result_;
+  LineVector<int8_t> activations_, weight_;
+  LineVector<int32_t> result_;
   mutable std::vector<int32_t> corrected_;
 };
 

@@ -58,6 +58,27 @@ __attribute__((target("avx512f,avx512vnni"))) double DotAvx512Vnni(int64_t itera
   return double(iterations) * 12 * 64;
 }
 
+// Four independent tiles of sums.
+__attribute__((target("amx-tile,amx-int8"))) double DotAmx(int64_t iterations) {
+  struct Palette {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16};
+  } const palette;
+  asm volatile("" ::"r"(&palette) : "memory");  // GCC 12 does not know that it is read
+  _tile_loadconfig(&palette);
+  _tile_zero(4);
+  _tile_zero(5);
+  for (int64_t i = 0; i < iterations; ++i) {
+    _tile_dpbssd(0, 4, 5);
+    _tile_dpbssd(1, 4, 5);
+    _tile_dpbssd(2, 4, 5);
+    _tile_dpbssd(3, 4, 5);
+  }
+  _tile_release();
+  return double(iterations) * 4 * 16 * 16 * 64;
+}
+
 __attribute__((target("avx2"))) void Read(const char* data, size_t bytes) {
   __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
   for (size_t i = 0; i + 128 <= bytes; i += 128) {
@@ -121,16 +142,18 @@ int64_t BenchClockNs(int threads) {
   return Clock(threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC);
 }
 
-double Roof::PeakGops(const std::string& kernel) {
-  const auto known = peaks_.find(kernel);
-  if (known != peaks_.end()) return known->second;
-  double gops = 0;
+Peak::Peak(std::string_view kernel) {
 #if defined(__x86_64__)
-  if (kernel.find(".avx512_vnni.") != std::string::npos)
-    gops = 2 * Rate(threads_, [](int) { return DotAvx512Vnni(200'000); });
-  else gops = 2 * Rate(threads_, [](int) { return DotAvx2(200'000); });
+  const auto is_of = [kernel](std::string_view isa) { return kernel.find(isa) != kernel.npos; };
+  work_ = is_of(".amx_int8.") ? DotAmx : is_of(".avx512_vnni.") ? DotAvx512Vnni : DotAvx2;
 #endif
-  return peaks_[kernel] = gops;
+}
+
+double Peak::Run(int count) {
+  const int64_t start = BenchClockNs(1);
+  ops_ = 0;
+  for (int i = 0; i < count; ++i) ops_ = 2 * work_(kIterations);
+  return double(BenchClockNs(1) - start) / count;
 }
 
 double Roof::ReadGBps(int64_t bytes) {
@@ -150,12 +173,6 @@ double Roof::ReadGBps(int64_t bytes) {
   });
   std::free(data);
   return reads_[bytes] = rate;
-}
-
-double Roof::Gops(const std::string& kernel, int64_t m, int64_t k, int64_t n) {
-  const double peak = PeakGops(kernel);
-  const double by_memory = 2.0 * double(m) * ReadGBps(k * n);
-  return peak > 0 ? std::min(peak, by_memory) : by_memory;
 }
 
 }  // namespace qmatmul::bench

@@ -12,21 +12,32 @@
 
 namespace qmatmul::bench {
 
+// The exact integer-dot sequence of a kernel's instruction set, on registers only and on one thread. A contender
+// like the others: processors lower their clock under wide instructions, so only what ran beside the product says
+// what it could have reached.
+class Peak {
+ public:
+  explicit Peak(std::string_view kernel);
+  bool is_known() const { return work_ != nullptr; }
+  // `count` times so many operations; nanoseconds of one time.
+  double Run(int count);
+  double ops() const { return ops_; }
+
+ private:
+  static constexpr int64_t kIterations = 20'000;
+  double (*work_)(int64_t iterations) = nullptr;  // returns multiply-accumulates
+  double ops_ = 0;
+};
+
 class Roof {
  public:
   explicit Roof(int threads) : threads_(threads) {}
 
-  // GOPS of the exact integer-dot sequence of a kernel's instruction set, for all threads together;
-  // 0 when there is no loop for that instruction set here.
-  double PeakGops(const std::string& kernel);
   // GB/s of reading `bytes` again and again, for all threads together.
   double ReadGBps(int64_t bytes);
-  // The lower of the peak and of what reading the weight once a call allows.
-  double Gops(const std::string& kernel, int64_t m, int64_t k, int64_t n);
 
  private:
   int threads_;
-  std::map<std::string, double> peaks_;
   std::map<int64_t, double> reads_;
 };
 

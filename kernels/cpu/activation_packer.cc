@@ -112,14 +112,18 @@ void ActivationPacker::PutRow(const void* values, bool is_unsigned, int strip_ro
 
 const float* ActivationPacker::Widen(RowSegment* segment, int64_t row, const void* bytes,
                                      uint32_t* magnitude, Scratch* scratch) {
-  auto* widened = static_cast<float*>(scratch->widened.Reserve(size_t(k_) * 4));
-  *magnitude = kernel_.ops->widen(segment->activations->dtype, bytes, widened, k_);
-  if (*magnitude > kActivationMagnitudeMax) {
-    Refuse(segment, row);
-    std::fill_n(widened, k_, 0.0f);
-    *magnitude = 0;
-  }
-  return widened;
+  const DataType dtype = segment->activations->dtype;
+  const bool as_they_stand =
+      dtype == DataType::kF32 && reinterpret_cast<uintptr_t>(bytes) % alignof(float) == 0;
+  auto* const own = static_cast<float*>(scratch->widened.Reserve(size_t(k_) * 4));
+  if (!as_they_stand) kernel_.ops->widen(dtype, bytes, own, k_);
+  const float* const widened = as_they_stand ? static_cast<const float*>(bytes) : own;
+  *magnitude = kernel_.ops->magnitude(widened, k_);
+  if (*magnitude <= kActivationMagnitudeMax) return widened;
+  Refuse(segment, row);
+  *magnitude = 0;
+  std::fill_n(own, k_, 0.0f);
+  return own;
 }
 
 const int8_t* ActivationPacker::Quantize(RowSegment* segment, int64_t row, const void* bytes,

@@ -33,6 +33,7 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni,amx-tile,amx-int8")
 #define QMATMUL_F16C
+#define QMATMUL_AVX512
 #endif
 
 namespace qmatmul::cpu {
@@ -104,12 +105,11 @@ inline void DecodeLine(const uint8_t* line, uint8_t* values) {
   }
 }
 
-// Up to 16 lines as a B tile: where they lie, or staged.
+// Up to 16 lines, decoded and filled up with zeros. A function of its own, so that the loop that calls it keeps its
+// registers.
 template <DataType kWeight>
-inline const uint8_t* BTile(const uint8_t* lines, int64_t count, uint8_t* stage) {
-  if (kWeight == DataType::kInt8 && count >= kTileLines) return lines;
+[[gnu::noinline]] const uint8_t* Staged(const uint8_t* lines, int64_t count, uint8_t* stage) {
   Fence();
-  count = std::min(count, kTileLines);
   for (int64_t i = 0; i < count; ++i) {
     const uint8_t* line = lines + i * LineBytes<kWeight>();
     if constexpr (kWeight == DataType::kInt8) std::memcpy(stage + 64 * i, line, 64);
@@ -121,19 +121,19 @@ inline const uint8_t* BTile(const uint8_t* lines, int64_t count, uint8_t* stage)
 }
 
 // Tile numbers are part of the instructions, so they stand here as literals.
-template <DataType kWeight, bool kBottom>
-inline void AddLeft() {
-  if constexpr (kWeight == DataType::kInt8) _tile_dpbssd(0, 4, 6);
+template <DataType kWeight, bool kRight>
+inline void AddTop() {
+  if constexpr (kWeight == DataType::kInt8 && kRight) _tile_dpbssd(1, 4, 7);
+  else if constexpr (kWeight == DataType::kInt8) _tile_dpbssd(0, 4, 6);
+  else if constexpr (kRight) _tile_dpbsud(1, 4, 7);
   else _tile_dpbsud(0, 4, 6);
-  if constexpr (kBottom && kWeight == DataType::kInt8) _tile_dpbssd(2, 5, 6);
-  else if constexpr (kBottom) _tile_dpbsud(2, 5, 6);
 }
-template <DataType kWeight, bool kBottom>
-inline void AddRight() {
-  if constexpr (kWeight == DataType::kInt8) _tile_dpbssd(1, 4, 7);
-  else _tile_dpbsud(1, 4, 7);
-  if constexpr (kBottom && kWeight == DataType::kInt8) _tile_dpbssd(3, 5, 7);
-  else if constexpr (kBottom) _tile_dpbsud(3, 5, 7);
+template <DataType kWeight, bool kRight>
+inline void AddBottom() {
+  if constexpr (kWeight == DataType::kInt8 && kRight) _tile_dpbssd(3, 5, 7);
+  else if constexpr (kWeight == DataType::kInt8) _tile_dpbssd(2, 5, 6);
+  else if constexpr (kRight) _tile_dpbsud(3, 5, 7);
+  else _tile_dpbsud(2, 5, 6);
 }
 
 template <bool kBottom, bool kRight>
@@ -161,32 +161,42 @@ inline void StoreSums(int32_t* c, int64_t ldc) {
   if constexpr (kBottom && kRight) _tile_stored(3, bottom + 16, ldc * 4);
 }
 
+// Up to 16 lines of each panel. The top half needs its operands first.
+template <DataType kWeight, bool kBottom, bool kRight>
+inline void Step(const TileArgs& t, const int8_t* a, const uint8_t* b, int64_t lines) {
+  const bool as_they_stand = kWeight == DataType::kInt8 && lines == kTileLines;
+  const uint8_t* left = as_they_stand ? b : Staged<kWeight>(b, lines, state.stage[0]);
+  _tile_loadd(6, left, kTileRowBytes);
+  _tile_loadd(4, a, kTileRowBytes);
+  AddTop<kWeight, false>();
+  if constexpr (kRight) {
+    b += t.panel_stride;
+    const uint8_t* right = as_they_stand ? b : Staged<kWeight>(b, lines, state.stage[1]);
+    _tile_loadd(7, right, kTileRowBytes);
+    AddTop<kWeight, true>();
+  }
+  if constexpr (kBottom) {
+    _tile_loadd(5, a + kTileRows * kTileRowBytes, kTileRowBytes);
+    AddBottom<kWeight, false>();
+    if constexpr (kRight) AddBottom<kWeight, true>();
+  }
+}
+
 template <DataType kWeight, bool kBottom, bool kRight>
 void Tiles(const TileArgs& t) {
   constexpr int64_t step_bytes = kTileLines * LineBytes<kWeight>();
   auto* c = static_cast<int32_t*>(t.c);
   const auto* a = static_cast<const int8_t*>(t.strip);
+  const int64_t a_step = t.rows * kTileRowBytes;
   const uint8_t* b = t.panel;
-  const uint8_t* ahead = t.prefetch;
-  TileState& mine = state;
   StartSums<kBottom, kRight>(c, t.ldc, t.accumulate);
-  for (int64_t lines = t.lines; lines > 0; lines -= kTileLines) {
-    for (int64_t i = 0; i < step_bytes; i += 64) {
-      __builtin_prefetch(ahead + i);
-      if constexpr (kRight) __builtin_prefetch(ahead + t.panel_stride + i);
-    }
-    _tile_loadd(4, a, kTileRowBytes);
-    if constexpr (kBottom) _tile_loadd(5, a + kTileRows * kTileRowBytes, kTileRowBytes);
-    _tile_loadd(6, BTile<kWeight>(b, lines, mine.stage[0]), kTileRowBytes);
-    AddLeft<kWeight, kBottom>();
-    if constexpr (kRight) {
-      _tile_loadd(7, BTile<kWeight>(b + t.panel_stride, lines, mine.stage[1]), kTileRowBytes);
-      AddRight<kWeight, kBottom>();
-    }
-    a += t.rows * kTileRowBytes;
+  for (int64_t steps = t.lines / kTileLines; steps > 0; --steps) {
+    Step<kWeight, kBottom, kRight>(t, a, b, kTileLines);
+    a += a_step;
     b += step_bytes;
-    ahead += step_bytes;
   }
+  if (const int64_t rest = t.lines % kTileLines; rest > 0)
+    Step<kWeight, kBottom, kRight>(t, a, b, rest);
   StoreSums<kBottom, kRight>(c, t.ldc);
 }
 
@@ -207,16 +217,18 @@ bool Supported(const CpuFeatures& f) { return f.amx_int8; }
 constexpr DataType k8 = DataType::kInt8, k4 = DataType::kInt4, k2 = DataType::kInt2;
 constexpr Arithmetic kW8A8 = Arithmetic::kW8A8;
 constexpr Operand kS8 = Operand::kS8;
-// A product takes as long for one row as for 16, so fewer are AVX-512's.
-constexpr int kRowsMin = 16;
+// One row is AVX-512's.
+constexpr int kRowsMin = 2;
+// Sums of 32 x 32 are 4 KiB: reading and writing them costs as much as products of 256 values.
+constexpr int kBlockK = 8192;
 
 constexpr MicroKernel kKernels[] = {
     {"cpu.amx_int8.s8s8s32.32x32x64", Supported, k8, kW8A8, kS8, 32, 32, 64, 50, Run<k8>, &kRowOps,
-     nullptr, nullptr, kRowsMin, Release},
+     nullptr, nullptr, kRowsMin, Release, 1, kBlockK, 64},
     {"cpu.amx_int8.s8s4s32.32x32x64", Supported, k4, kW8A8, kS8, 32, 32, 64, 50, Run<k4>, &kRowOps,
-     nullptr, nullptr, kRowsMin, Release},
+     nullptr, nullptr, kRowsMin, Release, 1, kBlockK, 64},
     {"cpu.amx_int8.s8s2s32.32x32x64", Supported, k2, kW8A8, kS8, 32, 32, 64, 50, Run<k2>, &kRowOps,
-     nullptr, nullptr, kRowsMin, Release},
+     nullptr, nullptr, kRowsMin, Release, 1, kBlockK, 64},
 };
 
 }  // namespace

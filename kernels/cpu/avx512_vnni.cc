@@ -10,6 +10,8 @@
 #ifdef QMATMUL_EMULATED
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
+
+#include "tests/support/avx512_stand_in.h"
 #else
 #include <immintrin.h>
 #endif
@@ -26,6 +28,7 @@
 #define QMATMUL_F16C
 #define QMATMUL_FLOAT_LANES 8
 #endif
+#define QMATMUL_AVX512
 
 namespace qmatmul::cpu {
 namespace {
@@ -74,38 +77,74 @@ constexpr int64_t LineBytes() {
   return kWeight == DataType::kInt8 ? 64 : kWeight == DataType::kInt4 ? 32 : 16;
 }
 
+// What the sums of a panel start from.
+inline __m512i Start(const TileArgs& t, int panel) {
+  if (t.column_sums == nullptr) return _mm512_setzero_si512();
+  return _mm512_mullo_epi32(_mm512_loadu_si512(t.column_sums + 16 * panel),
+                            _mm512_set1_epi32(-t.correction));
+}
+
+// One line of each panel.
+template <DataType kWeight, int kRows, int kPanels>
+[[gnu::always_inline]] inline void AddLine(const uint8_t* a, const uint8_t* b, int64_t panel_stride,
+                                           __m512i (&sums)[kRows][kPanels]) {
+  __m512i line[kPanels];
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) line[p] = LoadLine<kWeight>(b + p * panel_stride);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const __m512i x = Broadcast(a + 4 * r);
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = Dot<kWeight>(sums[r][p], x, line[p]);
+  }
+}
+
 template <DataType kWeight, int kRows, int kPanels>
 inline void Tile(const TileArgs& t) {
-  __m512i sums[kRows][kPanels];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
+  constexpr int64_t line_bytes = LineBytes<kWeight>();
+  // Fewer than ten sums at a time would wait for vpdpbusd's latency: then every other line has its own.
+  constexpr int kSets = kRows * kPanels < 10 ? 2 : 1;
+  __m512i sums[kSets][kRows][kPanels];
 #pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) sums[r][p] = _mm512_setzero_si512();
+  for (int p = 0; p < kPanels; ++p) {
+    const __m512i start = Start(t, p);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      sums[kSets - 1][r][p] = _mm512_setzero_si512();
+      sums[0][r][p] = start;
+    }
+  }
   const auto* a = static_cast<const uint8_t*>(t.strip);
   const uint8_t* b = t.panel;
   const uint8_t* ahead = t.prefetch;
-  for (int64_t i = 0; i < t.lines; ++i) {
-    __m512i line[kPanels];
+  const bool touches = ahead != b;
+  int64_t lines = t.lines;
+  for (; lines >= 2; lines -= 2) {
+    if (touches) {
 #pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) {
-      line[p] = LoadLine<kWeight>(b + p * t.panel_stride);
-      _mm_prefetch(ahead + p * t.panel_stride, _MM_HINT_T0);
+      for (int p = 0; p < kPanels; ++p) {
+        _mm_prefetch(ahead + p * t.panel_stride, _MM_HINT_T0);
+        _mm_prefetch(ahead + p * t.panel_stride + line_bytes, _MM_HINT_T0);
+      }
+      ahead += 2 * line_bytes;
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i x = Broadcast(a + 4 * r);
-#pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) sums[r][p] = Dot<kWeight>(sums[r][p], x, line[p]);
-    }
-    a += 4 * kRows;
-    b += LineBytes<kWeight>();
-    ahead += LineBytes<kWeight>();
+    AddLine<kWeight>(a, b, t.panel_stride, sums[0]);
+    AddLine<kWeight>(a + 4 * kRows, b + line_bytes, t.panel_stride, sums[kSets - 1]);
+    a += 8 * kRows;
+    b += 2 * line_bytes;
   }
+  if (lines > 0) AddLine<kWeight>(a, b, t.panel_stride, sums[0]);
   auto* c = static_cast<int32_t*>(t.c);
+  const int64_t ldc = t.ldc;
+  const bool accumulate = t.accumulate;
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) Store(c + r * t.ldc + 16 * p, sums[r][p], t.accumulate);
+    for (int p = 0; p < kPanels; ++p) {
+      __m512i sum = sums[0][r][p];
+      if constexpr (kSets == 2) sum = _mm512_add_epi32(sum, sums[1][r][p]);
+      Store(c + r * ldc + 16 * p, sum, accumulate);
+    }
 }
 
 template <DataType kWeight, int kPanels>
@@ -127,28 +166,48 @@ void Run(const TileArgs& t) {
   t.panels == 2 ? RunRows<kWeight, 2>(t) : RunRows<kWeight, 1>(t);
 }
 
-// One row: four independent accumulators hide vpdpbusd's latency while the panel streams in.
-template <DataType kWeight>
-void RunGemv(const TileArgs& t) {
+// One row. Each panel has kSums independent sums to hide vpdpbusd's latency while the panels stream in.
+template <DataType kWeight, int kPanels>
+inline void Row(const TileArgs& t) {
+  constexpr int kSums = 4;
+  constexpr int64_t line_bytes = LineBytes<kWeight>();
   const auto* a = static_cast<const uint8_t*>(t.strip);
-  __m512i sums[4];
+  __m512i sums[kPanels][kSums];
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 4
-  for (int u = 0; u < 4; ++u) sums[u] = _mm512_setzero_si512();
+    for (int u = 0; u < kSums; ++u) sums[p][u] = u == 0 ? Start(t, p) : _mm512_setzero_si512();
   int64_t i = 0;
-  for (; i + 4 <= t.lines; i += 4) {
+  for (; i + kSums <= t.lines; i += kSums) {
 #pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
-      const int64_t at = (i + u) * LineBytes<kWeight>();
-      _mm_prefetch(t.prefetch + at, _MM_HINT_T0);
-      sums[u] = Dot<kWeight>(sums[u], Broadcast(a + 4 * (i + u)), LoadLine<kWeight>(t.panel + at));
+    for (int u = 0; u < kSums; ++u) {
+      const __m512i x = Broadcast(a + 4 * (i + u));
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        const int64_t at = p * t.panel_stride + (i + u) * line_bytes;
+        _mm_prefetch(t.prefetch + at, _MM_HINT_T0);
+        sums[p][u] = Dot<kWeight>(sums[p][u], x, LoadLine<kWeight>(t.panel + at));
+      }
     }
   }
-  for (; i < t.lines; ++i)
-    sums[0] = Dot<kWeight>(sums[0], Broadcast(a + 4 * i),
-                           LoadLine<kWeight>(t.panel + i * LineBytes<kWeight>()));
-  const __m512i total =
-      _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
-  Store(static_cast<int32_t*>(t.c), total, t.accumulate);
+  for (; i < t.lines; ++i) {
+    const __m512i x = Broadcast(a + 4 * i);
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p)
+      sums[p][0] = Dot<kWeight>(sums[p][0], x,
+                                LoadLine<kWeight>(t.panel + p * t.panel_stride + i * line_bytes));
+  }
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) {
+    const __m512i total = _mm512_add_epi32(_mm512_add_epi32(sums[p][0], sums[p][1]),
+                                           _mm512_add_epi32(sums[p][2], sums[p][3]));
+    Store(static_cast<int32_t*>(t.c) + 16 * p, total, t.accumulate);
+  }
+}
+
+template <DataType kWeight>
+void RunGemv(const TileArgs& t) {
+  t.panels == 2 ? Row<kWeight, 2>(t) : Row<kWeight, 1>(t);
 }
 
 #ifdef QMATMUL_EMULATED
@@ -162,14 +221,35 @@ constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
 constexpr Operand kU8 = Operand::kU8, kS8 = Operand::kS8, kF32 = Operand::kF32;
 
 constexpr MicroKernel kKernels[] = {
-    {"cpu.avx512_vnni.s8s8s32.8x32x4", Supported, k8, kW8A8, kU8, 8, 32, 4, 40, Run<k8>, &kRowOps},
-    {"cpu.avx512_vnni.s8s8s32.1x16x4", Supported, k8, kW8A8, kU8, 1, 16, 4, 40, RunGemv<k8>,
-     &kRowOps},
+    {.name = "cpu.avx512_vnni.s8s8s32.8x32x4",
+     .supported = Supported,
+     .weight = k8,
+     .arithmetic = kW8A8,
+     .operand = kU8,
+     .mr = 8,
+     .nr = 32,
+     .kr = 4,
+     .rank = 40,
+     .run = Run<k8>,
+     .ops = &kRowOps,
+     .corrects = true},
+    {.name = "cpu.avx512_vnni.s8s8s32.1x32x4",
+     .supported = Supported,
+     .weight = k8,
+     .arithmetic = kW8A8,
+     .operand = kU8,
+     .mr = 1,
+     .nr = 32,
+     .kr = 4,
+     .rank = 40,
+     .run = RunGemv<k8>,
+     .ops = &kRowOps,
+     .corrects = true},
     {"cpu.avx512_vnni.s8s4s32.8x32x4", Supported, k4, kW8A8, kS8, 8, 32, 4, 40, Run<k4>, &kRowOps},
-    {"cpu.avx512_vnni.s8s4s32.1x16x4", Supported, k4, kW8A8, kS8, 1, 16, 4, 40, RunGemv<k4>,
+    {"cpu.avx512_vnni.s8s4s32.1x32x4", Supported, k4, kW8A8, kS8, 1, 32, 4, 40, RunGemv<k4>,
      &kRowOps},
     {"cpu.avx512_vnni.s8s2s32.8x32x4", Supported, k2, kW8A8, kS8, 8, 32, 4, 40, Run<k2>, &kRowOps},
-    {"cpu.avx512_vnni.s8s2s32.1x16x4", Supported, k2, kW8A8, kS8, 1, 16, 4, 40, RunGemv<k2>,
+    {"cpu.avx512_vnni.s8s2s32.1x32x4", Supported, k2, kW8A8, kS8, 1, 32, 4, 40, RunGemv<k2>,
      &kRowOps},
     {"cpu.avx512_vnni.f32s8f32.4x16x4", Supported, k8, kW8A32, kF32, 4, 16, 4, 40, RunFloat<k8>,
      &kRowOps},

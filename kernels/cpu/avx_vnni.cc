@@ -98,11 +98,22 @@ constexpr int64_t LineBytes() {
   return kWeight == DataType::kInt8 ? 64 : kWeight == DataType::kInt4 ? 32 : 16;
 }
 
+// What the sums of eight columns start from.
+inline __m256i Start(const TileArgs& t, int column) {
+  if (t.column_sums == nullptr) return _mm256_setzero_si256();
+  const auto* sums = reinterpret_cast<const __m256i*>(t.column_sums + column);
+  return _mm256_mullo_epi32(_mm256_loadu_si256(sums), _mm256_set1_epi32(-t.correction));
+}
+
 template <DataType kWeight, int kRows>
 void Tile(const TileArgs& t) {
   __m256i left[kRows], right[kRows];
+  const __m256i left_start = Start(t, 0), right_start = Start(t, 8);
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) left[r] = right[r] = _mm256_setzero_si256();
+  for (int r = 0; r < kRows; ++r) {
+    left[r] = left_start;
+    right[r] = right_start;
+  }
   const auto* a = static_cast<const uint8_t*>(t.strip);
   const uint8_t* b = t.panel;
   const uint8_t* ahead = t.prefetch;
@@ -157,9 +168,8 @@ inline __m256i Total(const __m256i (&s)[2]) { return _mm256_add_epi32(s[0], s[1]
 // One row: two lines a step, each with its own sums, hide vpdpbusd's latency.
 template <DataType kWeight>
 void RunGemv(const TileArgs& t) {
-  __m256i left[2], right[2];
-#pragma GCC unroll 2
-  for (int u = 0; u < 2; ++u) left[u] = right[u] = _mm256_setzero_si256();
+  __m256i left[2] = {Start(t, 0), _mm256_setzero_si256()};
+  __m256i right[2] = {Start(t, 8), _mm256_setzero_si256()};
   int64_t i = 0;
   for (; i + 2 <= t.lines; i += 2) {
 #pragma GCC unroll 2
@@ -176,8 +186,30 @@ constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
 constexpr Operand kU8 = Operand::kU8, kS8 = Operand::kS8, kF32 = Operand::kF32;
 
 constexpr MicroKernel kKernels[] = {
-    {"cpu.avx_vnni.s8s8s32.6x16x4", Supported, k8, kW8A8, kU8, 6, 16, 4, 30, Run<k8>, &kRowOps},
-    {"cpu.avx_vnni.s8s8s32.1x16x4", Supported, k8, kW8A8, kU8, 1, 16, 4, 30, RunGemv<k8>, &kRowOps},
+    {.name = "cpu.avx_vnni.s8s8s32.6x16x4",
+     .supported = Supported,
+     .weight = k8,
+     .arithmetic = kW8A8,
+     .operand = kU8,
+     .mr = 6,
+     .nr = 16,
+     .kr = 4,
+     .rank = 30,
+     .run = Run<k8>,
+     .ops = &kRowOps,
+     .corrects = true},
+    {.name = "cpu.avx_vnni.s8s8s32.1x16x4",
+     .supported = Supported,
+     .weight = k8,
+     .arithmetic = kW8A8,
+     .operand = kU8,
+     .mr = 1,
+     .nr = 16,
+     .kr = 4,
+     .rank = 30,
+     .run = RunGemv<k8>,
+     .ops = &kRowOps,
+     .corrects = true},
     {"cpu.avx_vnni.s8s4s32.6x16x4", Supported, k4, kW8A8, kS8, 6, 16, 4, 30, Run<k4>, &kRowOps},
     {"cpu.avx_vnni.s8s4s32.1x16x4", Supported, k4, kW8A8, kS8, 1, 16, 4, 30, RunGemv<k4>, &kRowOps},
     {"cpu.avx_vnni.s8s2s32.6x16x4", Supported, k2, kW8A8, kS8, 6, 16, 4, 30, Run<k2>, &kRowOps},

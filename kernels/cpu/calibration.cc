@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/cpu/activation_packer.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/tile_loop.h"
 
@@ -34,6 +35,9 @@ double Cover(int64_t count, int64_t unit) {
   const int64_t units = (count + unit - 1) / unit;
   return double(units);
 }
+
+// What two times take that pass side by side.
+double Overlap(double a, double b) { return std::max(a, b) + std::min(a, b) / 8; }
 
 // Of one line of one panel, for all rows: cleaned once for each block of rows, put back for each strip.
 double OutliersNs(const MicroKernel& kernel, const KernelCost& cost, const KernelQuery& query,
@@ -232,7 +236,8 @@ const KernelCost* Calibration::find(const MicroKernel& kernel) const {
 }
 
 double Calibration::ReadGBps(int64_t bytes) const {
-  if (bytes <= int64_t{256} << 10) return machine_.read_l2_gbps;
+  static const int64_t in_l2 = L2CacheBytes() / 2;
+  if (bytes <= in_l2) return machine_.read_l2_gbps;
   return bytes <= int64_t{16} << 20 ? machine_.read_llc_gbps : machine_.read_dram_gbps;
 }
 
@@ -257,7 +262,7 @@ double Calibration::WorkNs(const MicroKernel& kernel, const KernelCost& cost,
   const double memory = double(query.weight_bytes) / ReadGBps(query.weight_bytes);
   const double rest = cost.pack_ns * double(query.rows * query.k) +
                       machine_.finish_ns * double(query.rows * query.n);
-  if (!kernel.split()) return std::max(strips_ns * lines * panels, memory) + rest;
+  if (!kernel.split()) return Overlap(strips_ns * lines * panels, memory) + rest;
   strips_ns += OutliersNs(kernel, cost, query, strips, lines);
   return strips_ns * lines * panels + memory + rest;
 }

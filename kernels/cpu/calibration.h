@@ -1,8 +1,10 @@
 // What each kernel costs on this machine, measured: the base of selection, of routing and of what runs
 // inline. A short run at start, kept in a file so that the next start need not repeat it.
 //
-// Model: T = call + pack·rows·K + max(Σ_strips line_ns[height]·lines·panels / members, weight bytes / read
-// rate) + finish·rows·N + hand-over to a second member. Micro-kernels are timed on data in L1, memory by
+// Model: T = call + pack·rows·K + overlap(Σ_strips line_ns[height]·lines·panels / members, weight bytes / read
+// rate) + finish·rows·N + hand-over to a second member, where overlap(a, b) is the longer and an eighth of the
+// shorter: neither hides the other wholly, and of two kernels that wait for memory the one that computes less is
+// done first. Micro-kernels are timed on data in L1, memory by
 // reading; the model then knows every shape, and its predictions are checked against whole products by
 // tests (tests/kernels/calibration_test.cc). A kernel that sets outliers aside reads the weight while it
 // cleans it, so that reading is added to computing there, and pays for every outlier it finds.

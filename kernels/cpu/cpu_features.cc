@@ -111,6 +111,11 @@ int UsableThreads() {
   return std::max(threads, 1);
 }
 
+int64_t L2CacheBytes() {
+  const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return bytes > 0 ? bytes : int64_t{512} << 10;
+}
+
 int64_t UsableMemoryBytes() {
   const int64_t physical = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
   return std::min(physical, ReadNumber("/sys/fs/cgroup/memory.max", physical));

@@ -31,6 +31,9 @@ std::string CpuModelName();
 // quota (rounded up), at least 1.
 int UsableThreads();
 
+// The L2 cache of a core; 512 KiB where the system does not say.
+int64_t L2CacheBytes();
+
 // Physical memory, or the cgroup's limit when that is lower.
 int64_t UsableMemoryBytes();
 

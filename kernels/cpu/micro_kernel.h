@@ -40,9 +40,12 @@ struct TileArgs {
   int64_t lines;         // lines to go through, 4 values of K each
   void* c;
   int64_t ldc;
-  int rows;                 // 1 … mr
-  int panels;               // 1 … nr / 16
-  bool accumulate;          // add to c instead of setting it
+  int rows;         // 1 … mr
+  int panels;       // 1 … nr / 16
+  bool accumulate;  // add to c instead of setting it
+  // Where not null, of the panels' columns: sums start from -correction * column_sums.
+  const int32_t* column_sums;
+  int32_t correction;
   const uint8_t* prefetch;  // lines that will be wanted next: one is touched a step
   // Of those, since another strip's tile touches the rest; where passes > 1.
   bool touch_every_other;
@@ -77,6 +80,12 @@ struct MicroKernel {
   // Over a tile's lines. Where a kernel passes more than once, what it touches ahead is the next block, each pass
   // a part of it.
   int passes = 1;
+  // Values of K that a tile sums at a time at most; 0: as many as its panels have in L1 (tile_loop.h).
+  int block_k = 0;
+  // What its sums are aligned to, in bytes, where they are made in the requests' memory.
+  int place_alignment = 4;
+  // Whether it heeds TileArgs::column_sums.
+  bool corrects = false;
 
   bool split() const { return add_outliers != nullptr; }
   bool fits(DataType weight_type, Arithmetic a) const {

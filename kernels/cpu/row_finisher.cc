@@ -55,7 +55,7 @@ EpilogueRow RowFinisher::Row(const SumsBlock& x, int64_t r, int64_t group, float
   EpilogueRow row{};
   row.acc = reinterpret_cast<int32_t*>(x.sums) + (r - x.row_begin) * x.ldc;
   row.column_sums = weight.group_sums + first;
-  row.correction = packed.correction;
+  row.correction = x.is_corrected ? 0 : packed.correction;
   if (weight.offset != 0 && !is_float_)
     row.offset = weight.offset * row_sums_[size_t(r * groups_ + group)];
   row.weight_scales = weight.scales + first;
@@ -90,20 +90,20 @@ void RowFinisher::CorrectRow(const RowOps& ops, const SumsBlock& x, int64_t r, E
   std::atomic_ref(output.row_checks[size_t(packed.row)]).fetch_add(sum, std::memory_order_relaxed);
 }
 
-std::byte* RowFinisher::PlaceForSums(const SumsBlock& x, int64_t* ldc) const {
+std::byte* RowFinisher::PlaceForSums(const SumsBlock& x, int alignment, int64_t* ldc) const {
   const PackedRow& first = rows_[size_t(x.row_begin)];
   const SegmentOutput& output = first.segment->outputs[x.index];
   const OutputView& view = output.view;
   std::byte* const place = view.data + first.row * view.row_bytes;
   const bool are_results = output.epilogue.dtype == DataType::kInt32 && !is_float_ &&
                            !group_wise() && x.weight->offset == 0 && output.row_checks.empty();
-  if (!are_results || reinterpret_cast<uintptr_t>(place) % alignof(int32_t) != 0 ||
-      view.row_bytes % int64_t{sizeof(int32_t)} != 0)
+  if (!are_results || reinterpret_cast<uintptr_t>(place) % uintptr_t(alignment) != 0 ||
+      view.row_bytes % alignment != 0)
     return nullptr;
   for (int64_t r = x.row_begin; r < x.row_end; ++r) {
     const PackedRow& packed = rows_[size_t(r)];
     if (packed.segment != first.segment || packed.row != first.row + (r - x.row_begin) ||
-        packed.correction != 0)
+        (packed.correction != 0 && !x.is_corrected))
       return nullptr;
   }
   *ldc = view.row_bytes / int64_t{sizeof(int32_t)};
@@ -126,9 +126,14 @@ void RowFinisher::Finish(const RowOps& ops, const SumsBlock& x, float* y) {
     if (row.epilogue->raw()) {
       CorrectRow(ops, x, r, &row);
       ops.finish_raw(&row);
+    } else if (group_wise()) {
+      ops.finish(&row, false);
+    } else if (is_float_) {
+      ScaleRow(ops, x, r, &row, false);
+      ops.finish(&row, false);
     } else {
-      if (!group_wise()) ScaleRow(ops, x, r, &row, false);
-      ops.finish(&row);
+      CorrectRow(ops, x, r, &row);
+      ops.finish(&row, true);
     }
     if (row.overflow_count == 0) continue;
     const PackedRow& packed = rows_[size_t(r)];

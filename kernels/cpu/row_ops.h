@@ -50,8 +50,10 @@ struct EpilogueRow {
 };
 
 struct RowOps {
-  // Widens F32, F16 or BF16 to float and returns the largest magnitude's bits (NaN included).
-  uint32_t (*widen)(DataType dtype, const void* source, float* row, int64_t k);
+  // Widens F32, F16 or BF16 to float.
+  void (*widen)(DataType dtype, const void* source, float* row, int64_t k);
+  // The largest magnitude's bits (NaN included).
+  uint32_t (*magnitude)(const float* row, int64_t k);
   // q = rne(a * inv); |q| <= 127 by construction of inv.
   void (*quantize_dynamic)(const float* row, int64_t k, float inv, int8_t* q);
   // q = clamp(rne(clamp(a * inv, ±2³⁰)) + za, -128, 127).
@@ -73,8 +75,9 @@ struct RowOps {
   void (*scale_float)(const float* sums, EpilogueRow* row, bool add);
   // Raw int32 sums to the output's type.
   void (*finish_raw)(EpilogueRow* row);
-  // y * activation_scale, bias, activation, and to the output's type. May overwrite acc.
-  void (*finish)(EpilogueRow* row);
+  // y * activation_scale, bias, activation, and to the output's type; `of_sums`: y as `scale` would make it, first.
+  // May overwrite acc.
+  void (*finish)(EpilogueRow* row, bool of_sums);
 };
 
 }  // namespace qmatmul::cpu

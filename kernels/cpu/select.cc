@@ -55,12 +55,13 @@ void KernelSelector::MakeKinds() {
                 [&](const Candidate& a, const Candidate& b) { return standing(a) > standing(b); });
 }
 
-// A form made for the other number of rows only counts where its instruction set has no better one.
+// A form made for the other number of rows only counts where its instruction set has no better one; one that is
+// not worth choosing for a single row, where no instruction set has.
 bool KernelSelector::FormFits(const MicroKernel& kernel, bool one_row) const {
   const auto is_made_for = [&](const MicroKernel& k) { return (k.mr == 1) == one_row; };
   if (is_made_for(kernel)) return true;
   for (size_t i = 0; i < table_.size(); ++i)
-    if (list_.IsUsable(i) && table_[i]->rank == kernel.rank &&
+    if (list_.IsUsable(i) && (table_[i]->rank == kernel.rank || (one_row && kernel.rows_min > 1)) &&
         table_[i]->fits(kernel.weight, kernel.arithmetic) && is_made_for(*table_[i]))
       return false;
   return true;

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "kernels/cpu/activation_packer.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/row_finisher.h"
 
 namespace qmatmul::cpu {
@@ -19,13 +20,13 @@ constexpr int64_t kBlockKTwoStrips = 512;
 constexpr int64_t kBlockKUnit = 64;
 // All of a block's packed rows, so that K = 131,071 does not need a huge buffer.
 constexpr int64_t kPackedBytesMax = int64_t{8} << 20;
-// Sums of one column group.
-constexpr int64_t kSumsBytes = int64_t{128} << 10;
+// Sums of one column group: a quarter of L2.
+int64_t SumsBytes() { return RowBlockBytes() / 2; }
 // Panels of one row whose groups' sums are kept at most.
 constexpr int64_t kPanelsInOrder = 8;
 // Some microseconds of work: what a member takes at a time at least.
 constexpr int64_t kStepMacs = int64_t{1} << 18;
-// Weight bytes to touch ahead when they stream from memory once.
+// Weight bytes to touch ahead when they stream from memory once, of all panels that stream side by side.
 constexpr int64_t kPrefetchBytes = 4096;
 // Less than this is packed sooner than the clock is asked twice.
 constexpr int64_t kTimedBytesMin = int64_t{64} << 10;
@@ -144,6 +145,7 @@ class Loop {
     size_t strip_begin, strip_end;
     int64_t row_begin, row_end;  // of the packed rows
     int64_t block_k;             // values that a tile sums at a time
+    int32_t correction;          // that the tile takes off; 0: the finisher does
     std::byte* place;            // RowFinisher::PlaceForSums
     int64_t place_ldc;
     int64_t ldc;
@@ -259,8 +261,18 @@ class Loop {
     part.block_k = BlockK(*w.kernel);
     part.row_begin = strips_[strip_begin].row_begin;
     part.row_end = strips_[strip_end - 1].row_begin + strips_[strip_end - 1].rows;
-    part.place = finisher_.PlaceForSums(BlockOf(part, 0), &part.place_ldc);
+    part.correction = w.kernel->corrects ? CommonCorrection(part) : 0;
+    part.place =
+        finisher_.PlaceForSums(BlockOf(part, 0), w.kernel->place_alignment, &part.place_ldc);
     return part;
+  }
+
+  // What all rows are to be corrected by; 0 where they differ.
+  int32_t CommonCorrection(const Part& part) const {
+    const int32_t common = packed_rows_[size_t(part.row_begin)].correction;
+    for (int64_t r = part.row_begin + 1; r < part.row_end; ++r)
+      if (packed_rows_[size_t(r)].correction != common) return 0;
+    return common;
   }
 
   void MultiplyPart(Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
@@ -269,10 +281,10 @@ class Loop {
     // One row reads the weight once, so it reads it in the order in which it lies in memory: panel by panel,
     // with the sums of all scale groups kept.
     const bool in_order = group_wise() && part.row_end - part.row_begin == 1 &&
-                          2 * packer_.groups() * row_sums <= kSumsBytes;
+                          2 * packer_.groups() * row_sums <= SumsBytes();
     const int64_t panel_sums = in_order ? packer_.groups() * row_sums : row_sums;
     const int64_t width_max = in_order ? kPanelsInOrder : 32;
-    const int64_t width = std::clamp<int64_t>(kSumsBytes / panel_sums, 2, width_max) / unit * unit;
+    const int64_t width = std::clamp<int64_t>(SumsBytes() / panel_sums, 2, width_max) / unit * unit;
     auto* const sums = static_cast<std::byte*>(scratch->sums.Reserve(size_t(width * panel_sums)));
     const int64_t y_bytes = group_wise() ? width * row_sums : width * kPanelColumns * 4;
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
@@ -311,7 +323,7 @@ class Loop {
     for (int64_t p = x.begin; p < x.end; p += unit)
       for (int64_t g = 0; g < packer_.groups(); ++g) {
         TileArgs t = Tile(x, strips_[x.strip_begin], p, g, 0);
-        t.prefetch += kPrefetchBytes;
+        t.prefetch += kPrefetchBytes / unit;
         RunTile(kernel, t, true, scratch);
       }
   }
@@ -322,14 +334,14 @@ class Loop {
     const int64_t unit = x.of->kernel->nr / kPanelColumns, group_k = packer_.group_elements();
     const bool is_lone = x.strip_end - x.strip_begin == 1;
     const int64_t strip_bytes = (x.row_end - x.row_begin) * packer_.row_bytes();
-    if (is_lone || (strip_bytes <= kRowBlockBytes && !group_wise())) {
+    if (is_lone || (strip_bytes <= RowBlockBytes() && !group_wise())) {
       // Few rows: the weight passes once, in the order it lies in memory, and L2 has all of every strip.
       const int64_t block_bytes = x.block_k / kLineK * x.of->weight->line_bytes();
       for (int64_t p = x.begin; p < x.end; p += unit)
         for (int64_t k = 0; k < group_k; k += x.block_k) {
           // Scale groups are taken across the panels: what comes next is the next panel's.
           const int64_t ahead = group_wise()                           ? unit * panel_bytes
-                                : is_lone && x.of->kernel->passes == 1 ? kPrefetchBytes
+                                : is_lone && x.of->kernel->passes == 1 ? kPrefetchBytes / unit
                                                                        : block_bytes;
           SumBlock(x, p, group, k, ahead, scratch);
         }
@@ -375,8 +387,11 @@ class Loop {
     const int64_t k = packer_.group_elements();
     if (group_wise()) return k;  // the block that numerics §5 names, too
     if (is_float()) return BlockKMax(kernel);
-    if (strips_.size() == 1) return first_.mr == 1 ? k : kBlockKOneStrip;
-    const int64_t block_k = strips_.size() == 2 ? kBlockKTwoStrips : BlockKMax(kernel);
+    int64_t block_k = BlockKMax(kernel);
+    if (kernel.block_k == 0) {
+      if (strips_.size() == 1) return first_.mr == 1 ? k : kBlockKOneStrip;
+      if (strips_.size() == 2) block_k = kBlockKTwoStrips;
+    }
     const int64_t blocks = (k + block_k - 1) / block_k;
     const int64_t units = (k + kBlockKUnit - 1) / kBlockKUnit;
     return (units + blocks - 1) / blocks * kBlockKUnit;  // none much shorter than the others
@@ -396,6 +411,9 @@ class Loop {
     t.rows = strip.rows;
     t.panels = static_cast<int>(std::min<int64_t>(x.of->kernel->nr / kPanelColumns, x.end - p));
     t.accumulate = k > 0;
+    t.correction = x.correction;
+    t.column_sums =
+        x.correction == 0 || k > 0 ? nullptr : weight.group_sums(group) + p * kPanelColumns;
     t.prefetch = t.panel;
     t.touch_every_other = false;
     return t;
@@ -404,8 +422,8 @@ class Loop {
   SumsBlock BlockOf(const Part& x, int64_t group) const {
     const int64_t column = x.begin * kPanelColumns;
     const int64_t end = std::min(x.end * kPanelColumns, x.of->weight->spec().n);
-    return {x.of->index, &x.of->weight->columns(),       column, end - column, x.row_begin,
-            x.row_end,   x.sums + group * x.group_bytes, x.ldc};
+    return {x.of->index, &x.of->weight->columns(),       column, end - column,     x.row_begin,
+            x.row_end,   x.sums + group * x.group_bytes, x.ldc,  x.correction != 0};
   }
 
   const MicroKernel& first_;  // whose operand, kr and mr are everybody's
@@ -430,6 +448,11 @@ class Loop {
 };
 
 }  // namespace
+
+int64_t RowBlockBytes() {
+  static const int64_t bytes = std::clamp(L2CacheBytes() / 2, int64_t{256} << 10, int64_t{1} << 20);
+  return bytes;
+}
 
 LoopReport RunTileLoop(std::span<const LotWeight> lot, std::span<RowSegment> segments,
                        std::span<const std::span<const uint32_t>> check_vectors, ThreadTeam* team,

@@ -22,19 +22,20 @@
 
 namespace qmatmul::cpu {
 
-inline constexpr int64_t kRowBlockBytes = int64_t{256} << 10;
+// What packed rows may take of the L2 cache: half of it.
+int64_t RowBlockBytes();
 
 // Values of K that a tile sums at a time at most: for W8A32 what numerics §5 says. Of integers each such block
 // ends in folding the sums and adding them to what is in memory, a twentieth of the time at 512 values; reading
 // panels and strips that are longer than L1 costs less, since a tile computes for 6 cycles and more on each line.
 inline int64_t BlockKMax(const MicroKernel& kernel) {
+  if (kernel.block_k > 0) return kernel.block_k;
   return kernel.operand == Operand::kF32 ? 512 : (int64_t{32} << 10) / kernel.nr;
 }
-// Rows that are packed together at most, of `k` values in one scale group: a k-block of theirs is half of a
-// 512 KiB L2.
+// Rows that are packed together at most, of `k` values in one scale group: a k-block of theirs stays in L2.
 inline int64_t BlockRowsMax(const MicroKernel& kernel, int64_t k) {
   const int64_t row_bytes = std::min(k, BlockKMax(kernel)) * ElementBytes(kernel.operand);
-  return std::min<int64_t>(kRowBlockBytes / row_bytes, 512);
+  return std::min<int64_t>(RowBlockBytes() / row_bytes, 512);
 }
 
 // A weight of a step and the kernel that multiplies by it.

@@ -1,0 +1,34 @@
+// AVX-512 conversions that SIMDe does not have, as plain C++ under the names of the compiler's intrinsics, for
+// machines without them. Rounding is to the nearest even, as MXCSR says at start.
+#pragma once
+
+#include <simde/x86/avx512.h>
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/half.h"
+
+inline simde__m512i _mm512_cvtps_epi32(simde__m512 x) {
+  float from[16];
+  int32_t to[16];
+  simde_mm512_storeu_ps(from, x);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<int32_t>(std::nearbyint(from[i]));
+  return simde_mm512_loadu_si512(to);
+}
+
+inline simde__m128i _mm512_cvtepi32_epi8(simde__m512i x) {
+  int32_t from[16];
+  int8_t to[16];
+  simde_mm512_storeu_si512(from, x);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(from[i]);
+  return simde_mm_loadu_si128(to);
+}
+
+inline simde__m256i _mm512_cvtps_ph(simde__m512 x, int) {
+  float from[16];
+  uint16_t to[16];
+  simde_mm512_storeu_ps(from, x);
+  for (int i = 0; i < 16; ++i) to[i] = qmatmul::FloatToF16(from[i]);
+  return simde_mm256_loadu_si256(reinterpret_cast<const simde__m256i*>(to));
+}
