@@ -90,15 +90,15 @@ void RowFinisher::CorrectRow(const RowOps& ops, const SumsBlock& x, int64_t r, E
   std::atomic_ref(output.row_checks[size_t(packed.row)]).fetch_add(sum, std::memory_order_relaxed);
 }
 
-std::byte* RowFinisher::PlaceForSums(const SumsBlock& x, int alignment, int64_t* ldc) const {
+std::byte* RowFinisher::PlaceForSums(const SumsBlock& x, int64_t* ldc) const {
   const PackedRow& first = rows_[size_t(x.row_begin)];
   const SegmentOutput& output = first.segment->outputs[x.index];
   const OutputView& view = output.view;
   std::byte* const place = view.data + first.row * view.row_bytes;
   const bool are_results = output.epilogue.dtype == DataType::kInt32 && !is_float_ &&
                            !group_wise() && x.weight->offset == 0 && output.row_checks.empty();
-  if (!are_results || reinterpret_cast<uintptr_t>(place) % uintptr_t(alignment) != 0 ||
-      view.row_bytes % alignment != 0)
+  if (!are_results || reinterpret_cast<uintptr_t>(place) % alignof(int32_t) != 0 ||
+      view.row_bytes % int64_t{sizeof(int32_t)} != 0)
     return nullptr;
   for (int64_t r = x.row_begin; r < x.row_end; ++r) {
     const PackedRow& packed = rows_[size_t(r)];

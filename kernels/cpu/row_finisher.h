@@ -40,8 +40,8 @@ class RowFinisher {
       : is_float_(is_float), groups_(groups), checks_(checks), rows_(rows), row_sums_(row_sums) {}
 
   // Where the sums of these rows may be made at once, since they are the results as they stand and the rows lie
-  // below each other, *ldc apart, each aligned: column 0 of the first. Null where they are not.
-  std::byte* PlaceForSums(const SumsBlock& block, int alignment, int64_t* ldc) const;
+  // below each other, *ldc apart: column 0 of the first. Null where they are not.
+  std::byte* PlaceForSums(const SumsBlock& block, int64_t* ldc) const;
   // Adds the sums of one scale group to y, [rows][ldc]; groups come in ascending order.
   void AddGroup(const RowOps& ops, const SumsBlock& block, int64_t group, float* y);
   // Writes the results: of y after the last group of several, else of the sums, with y as scratch for

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 
 #include "kernels/cpu/activation_packer.h"
 #include "kernels/cpu/cpu_features.h"
@@ -148,6 +149,7 @@ class Loop {
     int32_t correction;          // that the tile takes off; 0: the finisher does
     std::byte* place;            // RowFinisher::PlaceForSums
     int64_t place_ldc;
+    bool in_place;  // sums are made there; else they are copied
     int64_t ldc;
     int64_t group_bytes;  // from the sums of one scale group to the next's; 0: they take turns
     std::byte* sums;      // [row_end - row_begin][ldc]
@@ -262,8 +264,11 @@ class Loop {
     part.row_begin = strips_[strip_begin].row_begin;
     part.row_end = strips_[strip_end - 1].row_begin + strips_[strip_end - 1].rows;
     part.correction = w.kernel->corrects ? CommonCorrection(part) : 0;
-    part.place =
-        finisher_.PlaceForSums(BlockOf(part, 0), w.kernel->place_alignment, &part.place_ldc);
+    part.place = finisher_.PlaceForSums(BlockOf(part, 0), &part.place_ldc);
+    const auto alignment = static_cast<uintptr_t>(w.kernel->place_alignment);
+    part.in_place = part.place != nullptr &&
+                    reinterpret_cast<uintptr_t>(part.place) % alignment == 0 &&
+                    static_cast<uintptr_t>(part.place_ldc) * 4 % alignment == 0;
     return part;
   }
 
@@ -290,7 +295,7 @@ class Loop {
     auto* y = static_cast<float*>(scratch->y.Reserve(size_t(y_bytes)));
     // A tile writes whole panels.
     const int64_t place_end =
-        part.place == nullptr ? begin : std::min(end, part.of->weight->spec().n / kPanelColumns);
+        part.in_place ? std::min(end, part.of->weight->spec().n / kPanelColumns) : begin;
     for (int64_t p = begin; p < end; p = part.end) {
       part.begin = p;
       part.end = std::min(p + width, p < place_end ? place_end : end);
@@ -312,8 +317,21 @@ class Loop {
       } else {
         SumGroup(part, 0, scratch);
       }
+      if (part.place != nullptr) {
+        CopySums(part);
+        continue;
+      }
       finisher_.Finish(*part.of->kernel->ops, BlockOf(part, 0), y);
     }
+  }
+
+  static void CopySums(const Part& x) {
+    const int64_t end = std::min(x.end * kPanelColumns, x.of->weight->spec().n);
+    const auto bytes = static_cast<size_t>((end - x.begin * kPanelColumns) * 4);
+    std::byte* to = x.place + x.begin * kPanelColumns * 4;
+    const std::byte* from = x.sums;
+    for (int64_t r = x.row_begin; r < x.row_end; ++r, to += x.place_ldc * 4, from += x.ldc * 4)
+      std::memcpy(to, from, bytes);
   }
 
   // The sums of all scale groups of one strip.
