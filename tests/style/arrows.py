@@ -25,7 +25,7 @@ RULES = [
          "the device table sees each device folder by its door"),
     Rule(r"kernels/cpu/(scalar|avx|amx|neon|sve)\w*\.cc",
          r"kernels/cpu/(micro_kernel|micro_kernels|pack|row_ops|emulation\w*)\.h|kernels/cpu/\w+\.inc|kernels/matmul\.h"
-         r"|tests/support/amx_stand_in\.h",
+         r"|tests/support/(amx|avx512)_stand_in\.h",
          _SERVICE_LIBRARIES, "an instruction set's file knows the micro-kernel and the layout, nothing above"),
     Rule(r"kernels/bench/.*", r"kernels/.*", _SERVICE_LIBRARIES, "the benchmark needs the kernels library only"),
     Rule(r"kernels/[a-z]+/.*", r"kernels/.*", _SERVICE_LIBRARIES,
