@@ -54,6 +54,7 @@ ActivationPacker::ActivationPacker(const MicroKernel& kernel, std::span<RowSegme
       group_k_(group_k),
       groups_(k / group_k),
       group_elements_((group_k + kernel.kr - 1) / kernel.kr * kernel.kr),
+      row_bytes_(groups_ * group_elements_ * ElementBytes(kernel.operand)),
       first_row_(*first_rows) {
   first_row_.clear();
   for (const RowSegment& segment : segments) {

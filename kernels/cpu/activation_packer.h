@@ -67,7 +67,7 @@ class ActivationPacker {
   // Elements of one group of a packed row.
   int64_t group_elements() const { return group_elements_; }
   // Bytes of a packed row.
-  int64_t row_bytes() const { return groups() * group_elements() * ElementBytes(kernel_.operand); }
+  int64_t row_bytes() const { return row_bytes_; }
   // Packs a strip's rows, those of the Work that lie `shift` after its packed rows, to `strip_data` and
   // describes them in rows[row]. With `sums`, sums[row * groups() + group] receives Σ of the operand's
   // values there, for kernels whose weights are offset.
@@ -93,6 +93,7 @@ class ActivationPacker {
   int64_t group_k_;
   int64_t groups_;
   int64_t group_elements_;
+  int64_t row_bytes_;
   int64_t rows_ = 0;
   std::vector<int64_t>& first_row_;  // of each segment, within the Work
   std::mutex faults_;

@@ -375,13 +375,22 @@ class Loop {
   // the others then find in L1; where it passes twice, the second takes half of that.
   void SumBlock(const Part& x, int64_t p, int64_t group, int64_t k, int64_t ahead,
                 MemberScratch* scratch) {
-    const bool halved = x.of->kernel->passes > 1 && x.strip_end - x.strip_begin > 1;
-    for (size_t s = x.strip_begin; s < x.strip_end; ++s) {
-      TileArgs t = Tile(x, strips_[s], p, group, k);
-      t.touch_every_other = halved;
-      if (s == x.strip_begin) t.prefetch += ahead;
-      else if (s == x.strip_begin + 1 && halved) t.prefetch += ahead + x.of->weight->line_bytes();
-      RunTile(*x.of->kernel, t, s == x.strip_begin, scratch);
+    const MicroKernel& kernel = *x.of->kernel;
+    const bool halved = kernel.passes > 1 && x.strip_end - x.strip_begin > 1;
+    TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
+    const uint8_t* const panel = t.panel;
+    auto* const c = static_cast<std::byte*>(t.c);
+    t.touch_every_other = halved;
+    t.prefetch = panel + ahead;
+    RunTile(kernel, t, true, scratch);
+    for (size_t s = x.strip_begin + 1; s < x.strip_end; ++s) {  // of which little else differs
+      const Strip& strip = strips_[s];
+      t.strip = StripData(strip, group, k);
+      t.c = c + (strip.row_begin - x.row_begin) * x.ldc * 4;
+      t.rows = strip.rows;
+      t.prefetch = panel;
+      if (halved && s == x.strip_begin + 1) t.prefetch += ahead + x.of->weight->line_bytes();
+      RunTile(kernel, t, false, scratch);
     }
   }
 
