@@ -13,8 +13,8 @@
 
 namespace qmatmul::bench {
 
-// Memory that starts on a cache line, as the server's replies do; everybody's results are there, since stores that
-// straddle two lines cost some kernels half of their speed.
+// Memory that starts on a cache line, as the server's replies do; our results and oneDNN's are there, since
+// stores that straddle two lines slow some kernels down.
 template <typename T>
 struct LineAllocator {
   using value_type = T;

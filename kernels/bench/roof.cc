@@ -145,7 +145,9 @@ int64_t BenchClockNs(int threads) {
 Peak::Peak(std::string_view kernel) {
 #if defined(__x86_64__)
   const auto is_of = [kernel](std::string_view isa) { return kernel.find(isa) != kernel.npos; };
-  work_ = is_of(".amx_int8.") ? DotAmx : is_of(".avx512_vnni.") ? DotAvx512Vnni : DotAvx2;
+  if (is_of(".amx_int8.")) work_ = DotAmx;
+  else if (is_of(".avx512_vnni.")) work_ = DotAvx512Vnni;
+  else if (is_of(".avx2")) work_ = DotAvx2;
 #endif
 }
 

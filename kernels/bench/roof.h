@@ -8,7 +8,7 @@
 
 #include <cstdint>
 #include <map>
-#include <string>
+#include <string_view>
 
 namespace qmatmul::bench {
 

@@ -116,15 +116,20 @@ const float* ActivationPacker::Widen(RowSegment* segment, int64_t row, const voi
   const DataType dtype = segment->activations->dtype;
   const bool as_they_stand =
       dtype == DataType::kF32 && reinterpret_cast<uintptr_t>(bytes) % alignof(float) == 0;
-  auto* const own = static_cast<float*>(scratch->widened.Reserve(size_t(k_) * 4));
-  if (!as_they_stand) kernel_.ops->widen(dtype, bytes, own, k_);
-  const float* const widened = as_they_stand ? static_cast<const float*>(bytes) : own;
+  const auto own = [this, scratch] {
+    return static_cast<float*>(scratch->widened.Reserve(size_t(k_) * 4));
+  };
+  const float* widened = static_cast<const float*>(bytes);
+  if (!as_they_stand) {
+    kernel_.ops->widen(dtype, bytes, own(), k_);
+    widened = own();
+  }
   *magnitude = kernel_.ops->magnitude(widened, k_);
   if (*magnitude <= kActivationMagnitudeMax) return widened;
   Refuse(segment, row);
   *magnitude = 0;
-  std::fill_n(own, k_, 0.0f);
-  return own;
+  std::fill_n(own(), k_, 0.0f);
+  return own();
 }
 
 const int8_t* ActivationPacker::Quantize(RowSegment* segment, int64_t row, const void* bytes,

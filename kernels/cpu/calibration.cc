@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "kernels/cpu/activation_packer.h"
-#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/tile_loop.h"
 
@@ -236,8 +235,7 @@ const KernelCost* Calibration::find(const MicroKernel& kernel) const {
 }
 
 double Calibration::ReadGBps(int64_t bytes) const {
-  static const int64_t in_l2 = L2CacheBytes() / 2;
-  if (bytes <= in_l2) return machine_.read_l2_gbps;
+  if (bytes <= RowBlockBytes()) return machine_.read_l2_gbps;
   return bytes <= int64_t{16} << 20 ? machine_.read_llc_gbps : machine_.read_dram_gbps;
 }
 

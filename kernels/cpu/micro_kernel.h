@@ -43,7 +43,7 @@ struct TileArgs {
   int rows;         // 1 … mr
   int panels;       // 1 … nr / 16
   bool accumulate;  // add to c instead of setting it
-  // Where not null, of the panels' columns: sums start from -correction * column_sums.
+  // Where not null, of the panels' columns: sums start from -correction * column_sums (MicroKernel::corrects).
   const int32_t* column_sums;
   int32_t correction;
   const uint8_t* prefetch;  // lines that will be wanted next: one is touched a step
@@ -84,9 +84,9 @@ struct MicroKernel {
   int block_k = 0;
   // What its sums are aligned to, in bytes, where they are made in the requests' memory.
   int place_alignment = 4;
-  // Whether it heeds TileArgs::column_sums.
-  bool corrects = false;
 
+  // Whether it heeds TileArgs::column_sums: those do whose sums are always too large, and final.
+  bool corrects() const { return operand == Operand::kU8 && !split(); }
   bool split() const { return add_outliers != nullptr; }
   bool fits(DataType weight_type, Arithmetic a) const {
     return weight == weight_type && arithmetic == a;

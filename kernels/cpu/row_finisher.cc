@@ -126,14 +126,11 @@ void RowFinisher::Finish(const RowOps& ops, const SumsBlock& x, float* y) {
     if (row.epilogue->raw()) {
       CorrectRow(ops, x, r, &row);
       ops.finish_raw(&row);
-    } else if (group_wise()) {
-      ops.finish(&row, false);
-    } else if (is_float_) {
-      ScaleRow(ops, x, r, &row, false);
-      ops.finish(&row, false);
     } else {
-      CorrectRow(ops, x, r, &row);
-      ops.finish(&row, true);
+      const bool of_sums = !group_wise() && !is_float_;
+      if (of_sums) CorrectRow(ops, x, r, &row);
+      else if (!group_wise()) ScaleRow(ops, x, r, &row, false);
+      ops.finish(&row, of_sums);
     }
     if (row.overflow_count == 0) continue;
     const PackedRow& packed = rows_[size_t(r)];

@@ -263,7 +263,7 @@ class Loop {
     part.block_k = BlockK(*w.kernel);
     part.row_begin = strips_[strip_begin].row_begin;
     part.row_end = strips_[strip_end - 1].row_begin + strips_[strip_end - 1].rows;
-    part.correction = w.kernel->corrects ? CommonCorrection(part) : 0;
+    part.correction = w.kernel->corrects() ? CommonCorrection(part) : 0;
     part.place = finisher_.PlaceForSums(BlockOf(part, 0), &part.place_ldc);
     const auto alignment = static_cast<uintptr_t>(w.kernel->place_alignment);
     part.in_place = part.place != nullptr &&

@@ -22,7 +22,7 @@
 
 namespace qmatmul::cpu {
 
-// What packed rows may take of the L2 cache: half of it.
+// What packed rows may take of the L2 cache: half of it, between 256 KiB and 1 MiB.
 int64_t RowBlockBytes();
 
 // Values of K that a tile sums at a time at most: for W8A32 what numerics §5 says. Of integers each such block
