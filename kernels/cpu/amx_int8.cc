@@ -219,7 +219,7 @@ constexpr Arithmetic kW8A8 = Arithmetic::kW8A8;
 constexpr Operand kS8 = Operand::kS8;
 // One row is AVX-512's.
 constexpr int kRowsMin = 2;
-// Sums of 32 x 32 are 4 KiB: blocks of 2,048 values were 14 % slower than 4,096 and more (kernels/README.md).
+// Sums of 32 x 32 are 4 KiB: short blocks cost much (kernels/README.md).
 constexpr int kBlockK = 8192;
 
 constexpr MicroKernel kKernels[] = {
