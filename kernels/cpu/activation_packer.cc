@@ -8,19 +8,18 @@
 namespace qmatmul::cpu {
 namespace {
 
-// The bytes [offset, offset + count) of pieces that split anywhere; copied only when they straddle
+// The bytes [offset, offset + count) of pieces that split anywhere; copied to `room` only when they straddle
 // one.
-const void* Locate(std::span<const ByteSpan> spans, size_t offset, size_t count, Arena* stitched) {
+const void* Locate(std::span<const ByteSpan> spans, size_t offset, size_t count, std::byte* room) {
   size_t i = 0;
   while (offset >= spans[i].bytes) offset -= spans[i++].bytes;
   if (spans[i].bytes - offset >= count) return spans[i].data + offset;
-  auto* out = static_cast<std::byte*>(stitched->Reserve(count));
   for (size_t done = 0; done < count; ++i, offset = 0) {
     const size_t take = std::min(spans[i].bytes - offset, count - done);
-    std::memcpy(out + done, spans[i].data + offset, take);
+    std::memcpy(room + done, spans[i].data + offset, take);
     done += take;
   }
-  return out;
+  return room;
 }
 
 }  // namespace
@@ -68,80 +67,87 @@ void ActivationPacker::PackStrip(int64_t shift, const Strip& strip, void* strip_
   const int64_t begin = shift + strip.row_begin;
   const auto after = std::upper_bound(first_row_.begin(), first_row_.end(), begin);
   auto s = static_cast<size_t>(after - first_row_.begin()) - 1;
+  const int64_t value_bytes = kernel_.operand == Operand::kF32 ? 4 : 1;
+  const int64_t room_bytes = (k_ * value_bytes + 63) / 64 * 64;
+  auto* const room =
+      static_cast<std::byte*>(scratch->values.Reserve(size_t(strip.rows * room_bytes)));
+  SourceRow source[kStripRowsMax];
   for (int r = 0; r < strip.rows; ++r) {
     while (begin + r >= first_row_[s] + segments_[s].rows) ++s;
-    RowSegment* segment = &segments_[s];
-    const ActivationView& view = *segment->activations;
-    const int64_t row = segment->row_begin + (begin + r - first_row_[s]);
-    const size_t bytes = size_t(k_) * size_t(BitsOf(view.dtype) / 8);
-    const void* source = Locate(view.bytes, size_t(row) * bytes, bytes, &scratch->stitched);
-    const int64_t index = strip.row_begin + r;
-    const void* values = TakeRow(segment, row, source, &rows[index], scratch);
-    auto* out =
-        static_cast<std::byte*>(strip_data) + r * kernel_.kr * ElementBytes(kernel_.operand);
-    PutRow(values, view.dtype == DataType::kUint8, strip.rows, out,
-           sums != nullptr ? sums + index * groups() : nullptr);
+    const int64_t row = segments_[s].row_begin + (begin + r - first_row_[s]);
+    source[r] =
+        TakeRow(&segments_[s], row, room + r * room_bytes, &rows[strip.row_begin + r], scratch);
+  }
+  auto* out = static_cast<std::byte*>(strip_data);
+  for (int64_t g = 0; g < groups(); ++g) {
+    kernel_.ops->interleave(kernel_.operand, kernel_.kr, source, strip.rows, group_k_, out);
+    out += group_elements() * strip.rows * ElementBytes(kernel_.operand);
+    for (int r = 0; r < strip.rows; ++r) {
+      SourceRow& from = source[r];
+      if (sums != nullptr)
+        sums[(strip.row_begin + r) * groups() + g] =
+            kernel_.ops->sum(from.is_unsigned, from.values, group_k_);
+      from.values = static_cast<const std::byte*>(from.values) + group_k_ * value_bytes;
+    }
   }
 }
 
-const void* ActivationPacker::TakeRow(RowSegment* segment, int64_t row, const void* bytes,
-                                      PackedRow* packed, Scratch* scratch) {
+SourceRow ActivationPacker::TakeRow(RowSegment* segment, int64_t row, std::byte* room,
+                                    PackedRow* packed, Scratch* scratch) {
   const ActivationView& view = *segment->activations;
   *packed = {segment, row, 1.0f, 0};
-  if (kernel_.operand == Operand::kF32) {
+  const bool to_floats = kernel_.operand == Operand::kF32, is_float = IsFloat(view.dtype);
+  const size_t bytes = size_t(k_) * size_t(BitsOf(view.dtype) / 8);
+  // What is not yet as it is interleaved passes through scratch.
+  const bool is_ready = to_floats ? view.dtype == DataType::kF32 : !is_float;
+  auto* const stitched =
+      is_ready ? room : static_cast<std::byte*>(scratch->stitched.Reserve(bytes));
+  const void* values = Locate(view.bytes, size_t(row) * bytes, bytes, stitched);
+  if (to_floats) {
     uint32_t magnitude = 0;
-    return Widen(segment, row, bytes, &magnitude, scratch);
+    return {Widen(segment, row, values, reinterpret_cast<float*>(room), &magnitude), false};
   }
   packed->correction = view.zero_point(row);
-  if (IsFloat(view.dtype)) bytes = Quantize(segment, row, bytes, packed, scratch);
-  else if (!view.scales.empty()) packed->scale = view.scale(row);
-  packed->correction += BiasOf(kernel_.operand, view.dtype == DataType::kUint8);
-  return bytes;
-}
-
-void ActivationPacker::PutRow(const void* values, bool is_unsigned, int strip_rows, std::byte* out,
-                              int32_t* sums) {
-  const int64_t source_bytes = kernel_.operand == Operand::kF32 ? 4 : 1;
-  const int64_t group_bytes = group_elements() * strip_rows * ElementBytes(kernel_.operand);
-  const auto* from = static_cast<const std::byte*>(values);
-  for (int64_t g = 0; g < groups(); ++g, from += group_k_ * source_bytes, out += group_bytes) {
-    kernel_.ops->interleave(kernel_.operand, kernel_.kr, is_unsigned, from, group_k_, strip_rows,
-                            out);
-    if (sums != nullptr) sums[g] = kernel_.ops->sum(is_unsigned, from, group_k_);
+  if (is_float) {
+    auto* const q = reinterpret_cast<int8_t*>(room);
+    Quantize(segment, row, values, packed, q, scratch);
+    values = q;
+  } else if (!view.scales.empty()) {
+    packed->scale = view.scale(row);
   }
+  const bool is_unsigned = view.dtype == DataType::kUint8;
+  packed->correction += BiasOf(kernel_.operand, is_unsigned);
+  return {values, is_unsigned};
 }
 
 const float* ActivationPacker::Widen(RowSegment* segment, int64_t row, const void* bytes,
-                                     uint32_t* magnitude, Scratch* scratch) {
+                                     float* room, uint32_t* magnitude) {
   const DataType dtype = segment->activations->dtype;
   const bool as_they_stand =
       dtype == DataType::kF32 && reinterpret_cast<uintptr_t>(bytes) % alignof(float) == 0;
-  const auto own = [this, scratch] {
-    return static_cast<float*>(scratch->widened.Reserve(size_t(k_) * 4));
-  };
   const float* widened = static_cast<const float*>(bytes);
   if (!as_they_stand) {
-    kernel_.ops->widen(dtype, bytes, own(), k_);
-    widened = own();
+    kernel_.ops->widen(dtype, bytes, room, k_);
+    widened = room;
   }
   *magnitude = kernel_.ops->magnitude(widened, k_);
   if (*magnitude <= kActivationMagnitudeMax) return widened;
   Refuse(segment, row);
   *magnitude = 0;
-  std::fill_n(own(), k_, 0.0f);
-  return own();
+  std::fill_n(room, k_, 0.0f);
+  return room;
 }
 
-const int8_t* ActivationPacker::Quantize(RowSegment* segment, int64_t row, const void* bytes,
-                                         PackedRow* packed, Scratch* scratch) {
+void ActivationPacker::Quantize(RowSegment* segment, int64_t row, const void* bytes,
+                                PackedRow* packed, int8_t* q, Scratch* scratch) {
   const ActivationView& view = *segment->activations;
-  auto* q = static_cast<int8_t*>(scratch->quantized.Reserve(size_t(k_)));
   uint32_t magnitude = 0;
-  const float* widened = Widen(segment, row, bytes, &magnitude, scratch);
+  auto* const room = static_cast<float*>(scratch->widened.Reserve(size_t(k_) * 4));
+  const float* widened = Widen(segment, row, bytes, room, &magnitude);
   if (view.quantization == Quantization::kStatic) {
     packed->scale = view.scale(row);
     kernel_.ops->quantize_static(widened, k_, 1.0f / packed->scale, packed->correction, q);
-    return q;
+    return;
   }
   float amax;
   std::memcpy(&amax, &magnitude, 4);
@@ -153,7 +159,6 @@ const int8_t* ActivationPacker::Quantize(RowSegment* segment, int64_t row, const
     kernel_.ops->quantize_dynamic(widened, k_, 127.0f / amax, q);
   }
   if (!segment->scales_used.empty()) segment->scales_used[size_t(row)] = packed->scale;
-  return q;
 }
 
 void ActivationPacker::Refuse(RowSegment* segment, int64_t row) {

@@ -53,9 +53,9 @@ void CutStrips(int64_t first, int64_t rows, int mr, std::vector<Strip>* strips);
 class ActivationPacker {
  public:
   struct Scratch {
-    Arena stitched;   // a row whose bytes lie in several spans
-    Arena widened;    // a float row
-    Arena quantized;  // an int8 row
+    Arena stitched;  // a row whose bytes lie in several spans, until it is quantized or widened
+    Arena widened;   // a float row, until it is quantized
+    Arena values;  // the strip's rows as they are interleaved, where they are not so in the request
   };
 
   // `group_k` divides k. `first_rows` is memory for this packer alone, kept from one to the next.
@@ -75,16 +75,15 @@ class ActivationPacker {
                  int32_t* sums, Scratch* scratch);
 
  private:
-  // Describes the row and returns its values as the interleaver takes them: the bytes themselves,
-  // or a quantized or widened copy in scratch.
-  const void* TakeRow(RowSegment* segment, int64_t row, const void* bytes, PackedRow* packed,
-                      Scratch* scratch);
-  void PutRow(const void* values, bool is_unsigned, int strip_rows, std::byte* out, int32_t* sums);
-  // The row as floats; zeros when a value is out of range (the segment's fault is then set).
-  const float* Widen(RowSegment* segment, int64_t row, const void* bytes, uint32_t* magnitude,
-                     Scratch* scratch);
-  const int8_t* Quantize(RowSegment* segment, int64_t row, const void* bytes, PackedRow* packed,
-                         Scratch* scratch);
+  // The values of row `row` of the segment, as they are interleaved: where they lie, or made in `room`.
+  SourceRow TakeRow(RowSegment* segment, int64_t row, std::byte* room, PackedRow* packed,
+                    Scratch* scratch);
+  // The row as floats, where they lie or in `room`; zeros there when a value is out of range (the segment's fault
+  // is then set).
+  const float* Widen(RowSegment* segment, int64_t row, const void* bytes, float* room,
+                     uint32_t* magnitude);
+  void Quantize(RowSegment* segment, int64_t row, const void* bytes, PackedRow* packed, int8_t* q,
+                Scratch* scratch);
   void Refuse(RowSegment* segment, int64_t row);
 
   const MicroKernel& kernel_;

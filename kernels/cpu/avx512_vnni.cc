@@ -2,7 +2,7 @@
 // (vpdpbusds would). Activations are packed as a ^ 0x80 = a + 128; the epilogue takes 128 * colsum
 // off.
 //
-// Register tile, 8 rows x 32 columns (two panels): zmm accumulators 8 x 2, two panel lines, one
+// Register tile, 12 rows x 32 columns (two panels): zmm accumulators 12 x 2, two panel lines, one
 // broadcast. One 64-byte line of a panel is one zmm operand: 16 columns x 4 k.
 //
 // The intrinsics come from the compiler, or, in the emulated test on machines without the ISA, from
@@ -91,7 +91,7 @@ template <DataType kWeight, int kRows, int kPanels>
   __m512i line[kPanels];
 #pragma GCC unroll 2
   for (int p = 0; p < kPanels; ++p) line[p] = LoadLine<kWeight>(b + p * panel_stride);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
     const __m512i x = Broadcast(a + 4 * r);
 #pragma GCC unroll 2
@@ -108,7 +108,7 @@ inline void Tile(const TileArgs& t) {
 #pragma GCC unroll 2
   for (int p = 0; p < kPanels; ++p) {
     const __m512i start = Start(t, p);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
       sums[kSets - 1][r][p] = _mm512_setzero_si512();
       sums[0][r][p] = start;
@@ -117,10 +117,11 @@ inline void Tile(const TileArgs& t) {
   const auto* a = static_cast<const uint8_t*>(t.strip);
   const uint8_t* b = t.panel;
   const uint8_t* ahead = t.prefetch;
-  const bool touches = ahead != b;
   int64_t lines = t.lines;
+  int64_t until_touch = ahead != b ? 1 : lines;
   for (; lines >= 2; lines -= 2) {
-    if (touches) {
+    if (--until_touch == 0) {
+      until_touch = t.touch_period;
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) {
         _mm_prefetch(ahead + p * t.panel_stride, _MM_HINT_T0);
@@ -137,7 +138,7 @@ inline void Tile(const TileArgs& t) {
   auto* c = static_cast<int32_t*>(t.c);
   const int64_t ldc = t.ldc;
   const bool accumulate = t.accumulate;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
@@ -157,7 +158,11 @@ void RunRows(const TileArgs& t) {
     case 5: return Tile<kWeight, 5, kPanels>(t);
     case 6: return Tile<kWeight, 6, kPanels>(t);
     case 7: return Tile<kWeight, 7, kPanels>(t);
-    default: return Tile<kWeight, 8, kPanels>(t);
+    case 8: return Tile<kWeight, 8, kPanels>(t);
+    case 9: return Tile<kWeight, 9, kPanels>(t);
+    case 10: return Tile<kWeight, 10, kPanels>(t);
+    case 11: return Tile<kWeight, 11, kPanels>(t);
+    default: return Tile<kWeight, 12, kPanels>(t);
   }
 }
 
@@ -166,48 +171,144 @@ void Run(const TileArgs& t) {
   t.panels == 2 ? RunRows<kWeight, 2>(t) : RunRows<kWeight, 1>(t);
 }
 
-// One row. Each panel has kSums independent sums to hide vpdpbusd's latency while the panels stream in.
-template <DataType kWeight, int kPanels>
-inline void Row(const TileArgs& t) {
-  constexpr int kSums = 4;
+// Touches the next `bytes` of what lies `ahead`; of nothing, where that is 0.
+template <int64_t kBytes>
+inline void Touch(const uint8_t* b, int64_t ahead) {
+  if (ahead == 0) return;
+#pragma GCC unroll 8
+  for (int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(b + ahead + at, _MM_HINT_T0);
+}
+
+// Eight lines of one row, each with sums of its own, that hide vpdpbusd's latency while the panel streams in.
+template <DataType kWeight>
+inline void AddEightLines(const uint8_t* a, const uint8_t* b, __m512i (&sums)[8]) {
+#pragma GCC unroll 8
+  for (int u = 0; u < 8; ++u)
+    sums[u] = Dot<kWeight>(sums[u], Broadcast(a + 4 * u),
+                           LoadLine<kWeight>(b + u * LineBytes<kWeight>()));
+}
+
+// Two lines of INT4 are one load: the low nibbles of both, columns 0-7, then the high ones, columns 8-15, times 16 as
+// they stand. Lanes 0-7 of a sum belong to the first line, lanes 8-15 to the second.
+inline void AddEightLinesInt4(const uint8_t* a, const uint8_t* b, __m512i (&left)[4],
+                              __m512i (&right16)[4]) {
+  const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+#pragma GCC unroll 4
+  for (int u = 0; u < 4; ++u) {
+    int64_t eight;
+    std::memcpy(&eight, a + 8 * u, 8);
+    const __m512i x = _mm512_permutexvar_epi32(halves, _mm512_set1_epi64(eight));
+    const __m512i both = _mm512_loadu_si512(b + 64 * u);
+    left[u] = _mm512_dpbusd_epi32(left[u], _mm512_and_si512(both, _mm512_set1_epi8(15)), x);
+    right16[u] = _mm512_dpbusd_epi32(right16[u], _mm512_and_si512(both, _mm512_set1_epi8(-16)), x);
+  }
+}
+
+inline __m512i Total(const __m512i (&sums)[4]) {
+  return _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
+}
+
+// Σ over `lines` lines of one panel, of one row.
+template <DataType kWeight>
+inline __m512i SumLines(const uint8_t* a, const uint8_t* b, int64_t lines, int64_t ahead) {
   constexpr int64_t line_bytes = LineBytes<kWeight>();
-  const auto* a = static_cast<const uint8_t*>(t.strip);
-  __m512i sums[kPanels][kSums];
-#pragma GCC unroll 2
-  for (int p = 0; p < kPanels; ++p)
-#pragma GCC unroll 4
-    for (int u = 0; u < kSums; ++u) sums[p][u] = u == 0 ? Start(t, p) : _mm512_setzero_si512();
-  int64_t i = 0;
-  for (; i + kSums <= t.lines; i += kSums) {
-#pragma GCC unroll 4
-    for (int u = 0; u < kSums; ++u) {
-      const __m512i x = Broadcast(a + 4 * (i + u));
-#pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) {
-        const int64_t at = p * t.panel_stride + (i + u) * line_bytes;
-        _mm_prefetch(t.prefetch + at, _MM_HINT_T0);
-        sums[p][u] = Dot<kWeight>(sums[p][u], x, LoadLine<kWeight>(t.panel + at));
-      }
-    }
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i sums[8] = {zero, zero, zero, zero, zero, zero, zero, zero};
+  for (; lines >= 8; lines -= 8, a += 32, b += 8 * line_bytes) {
+    Touch<8 * line_bytes>(b, ahead);
+    AddEightLines<kWeight>(a, b, sums);
   }
-  for (; i < t.lines; ++i) {
-    const __m512i x = Broadcast(a + 4 * i);
-#pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p)
-      sums[p][0] = Dot<kWeight>(sums[p][0], x,
-                                LoadLine<kWeight>(t.panel + p * t.panel_stride + i * line_bytes));
+  __m512i total = zero;
+#pragma GCC unroll 8
+  for (int u = 0; u < 8; ++u) total = _mm512_add_epi32(total, sums[u]);
+  for (; lines > 0; --lines, a += 4, b += line_bytes)
+    total = Dot<kWeight>(total, Broadcast(a), LoadLine<kWeight>(b));
+  return total;
+}
+
+template <>
+inline __m512i SumLines<DataType::kInt4>(const uint8_t* a, const uint8_t* b, int64_t lines,
+                                         int64_t ahead) {
+  static_assert(16 * 15 * int64_t{128} * (kInnerMax + 1) / 2 < int64_t{1} << 31,
+                "a lane has half of the lines, so that 16 times their sum fits");
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i left[4] = {zero, zero, zero, zero}, right16[4] = {zero, zero, zero, zero};
+  for (; lines >= 8; lines -= 8, a += 32, b += 256) {
+    Touch<256>(b, ahead);
+    AddEightLinesInt4(a, b, left, right16);
   }
-#pragma GCC unroll 2
-  for (int p = 0; p < kPanels; ++p) {
-    const __m512i total = _mm512_add_epi32(_mm512_add_epi32(sums[p][0], sums[p][1]),
-                                           _mm512_add_epi32(sums[p][2], sums[p][3]));
-    Store(static_cast<int32_t*>(t.c) + 16 * p, total, t.accumulate);
-  }
+  const __m512i l = Total(left), r = _mm512_srai_epi32(Total(right16), 4);
+  __m512i total =
+      _mm512_add_epi32(_mm512_shuffle_i32x4(l, r, 0x44), _mm512_shuffle_i32x4(l, r, 0xee));
+  for (; lines > 0; --lines, a += 4, b += 32)
+    total = Dot<DataType::kInt4>(total, Broadcast(a), LoadLine<DataType::kInt4>(b));
+  return total;
 }
 
 template <DataType kWeight>
 void RunGemv(const TileArgs& t) {
-  t.panels == 2 ? Row<kWeight, 2>(t) : Row<kWeight, 1>(t);
+  const __m512i sums = SumLines<kWeight>(static_cast<const uint8_t*>(t.strip), t.panel, t.lines,
+                                         t.prefetch - t.panel);
+  Store(static_cast<int32_t*>(t.c), _mm512_add_epi32(Start(t, 0), sums), t.accumulate);
+}
+
+// Two panels side by side.
+void RunWideGemv(const TileArgs& t) {
+  if (t.panels == 1) return RunGemv<DataType::kInt8>(t);
+  const auto* a = static_cast<const uint8_t*>(t.strip);
+  const __m512i zero = _mm512_setzero_si512();
+  const uint8_t* const panels[2] = {t.panel, t.panel + t.panel_stride};
+  const int64_t ahead = t.prefetch - t.panel;
+  __m512i sums[2][4] = {{Start(t, 0), zero, zero, zero}, {Start(t, 1), zero, zero, zero}};
+  int64_t i = 0;
+  for (; i + 4 <= t.lines; i += 4) {
+    for (const uint8_t* panel : panels) Touch<256>(panel + 64 * i, ahead);
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) {
+      const __m512i x = Broadcast(a + 4 * (i + u));
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; ++p)
+        sums[p][u] =
+            _mm512_dpbusd_epi32(sums[p][u], x, _mm512_loadu_si512(panels[p] + 64 * (i + u)));
+    }
+  }
+  for (; i < t.lines; ++i)
+#pragma GCC unroll 2
+    for (int p = 0; p < 2; ++p)
+      sums[p][0] = _mm512_dpbusd_epi32(sums[p][0], Broadcast(a + 4 * i),
+                                       _mm512_loadu_si512(panels[p] + 64 * i));
+#pragma GCC unroll 2
+  for (int p = 0; p < 2; ++p)
+    Store(static_cast<int32_t*>(t.c) + 16 * p, Total(sums[p]), t.accumulate);
+}
+
+// One row and one panel of INT4 in scale groups.
+void RunGroups(const GroupArgs& t) {
+  // A group's scales lie far from the next one's: they are touched while the weights of the groups before are read.
+  constexpr int64_t kGroupsAhead = 8;
+  const auto touch_scales = [&t](int64_t g) {
+    const float* const scales = t.scales + g * t.stride;
+    for (int64_t c = 0; c < t.scales_ahead; c += 16) _mm_prefetch(scales + c, _MM_HINT_T0);
+  };
+  for (int64_t g = 0; g < std::min(t.groups, kGroupsAhead); ++g) touch_scales(g);
+  const auto* a = static_cast<const uint8_t*>(t.strip);
+  const uint8_t* b = t.panel;
+  __m512 y = _mm512_setzero_ps();
+  for (int64_t g = 0; g < t.groups; ++g) {
+    const float* const scales = t.scales + g * t.stride;
+    touch_scales(g + kGroupsAhead);
+    __m512i sums = SumLines<DataType::kInt4>(a, b, t.group_lines, t.ahead_bytes);
+    sums = _mm512_sub_epi32(sums, _mm512_set1_epi32(t.offset * t.row_sums[g]));
+    if (t.correction != 0)
+      sums = _mm512_sub_epi32(sums,
+                              _mm512_mullo_epi32(_mm512_loadu_si512(t.column_sums + g * t.stride),
+                                                 _mm512_set1_epi32(t.correction)));
+    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scales));
+    y = g == 0 ? scaled : _mm512_add_ps(y, scaled);
+    a += 4 * t.group_lines;
+    b += t.group_lines * LineBytes<DataType::kInt4>();
+  }
+  _mm512_storeu_ps(t.y, y);
 }
 
 #ifdef QMATMUL_EMULATED
@@ -220,16 +321,48 @@ constexpr DataType k8 = DataType::kInt8, k4 = DataType::kInt4, k2 = DataType::kI
 constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
 constexpr Operand kU8 = Operand::kU8, kS8 = Operand::kS8, kF32 = Operand::kF32;
 
+constexpr MicroKernel TileOf(const char* name, DataType weight, Operand operand,
+                             void (*run)(const TileArgs&)) {
+  return {.name = name,
+          .supported = Supported,
+          .weight = weight,
+          .arithmetic = kW8A8,
+          .operand = operand,
+          .mr = 12,
+          .nr = 32,
+          .kr = 4,
+          .rank = 40,
+          .run = run,
+          .ops = &kRowOps,
+          .spreads = true};
+}
+
+// INT8 has two: some processors stream one panel at a time faster, others two side by side.
+constexpr MicroKernel RowOf(const char* name, DataType weight, Operand operand, int columns,
+                            void (*run)(const TileArgs&),
+                            void (*run_groups)(const GroupArgs&) = nullptr) {
+  return {.name = name,
+          .supported = Supported,
+          .weight = weight,
+          .arithmetic = kW8A8,
+          .operand = operand,
+          .mr = 1,
+          .nr = columns,
+          .kr = 4,
+          .rank = 40,
+          .run = run,
+          .ops = &kRowOps,
+          .run_groups = run_groups};
+}
+
 constexpr MicroKernel kKernels[] = {
-    {"cpu.avx512_vnni.s8s8s32.8x32x4", Supported, k8, kW8A8, kU8, 8, 32, 4, 40, Run<k8>, &kRowOps},
-    {"cpu.avx512_vnni.s8s8s32.1x32x4", Supported, k8, kW8A8, kU8, 1, 32, 4, 40, RunGemv<k8>,
-     &kRowOps},
-    {"cpu.avx512_vnni.s8s4s32.8x32x4", Supported, k4, kW8A8, kS8, 8, 32, 4, 40, Run<k4>, &kRowOps},
-    {"cpu.avx512_vnni.s8s4s32.1x32x4", Supported, k4, kW8A8, kS8, 1, 32, 4, 40, RunGemv<k4>,
-     &kRowOps},
-    {"cpu.avx512_vnni.s8s2s32.8x32x4", Supported, k2, kW8A8, kS8, 8, 32, 4, 40, Run<k2>, &kRowOps},
-    {"cpu.avx512_vnni.s8s2s32.1x32x4", Supported, k2, kW8A8, kS8, 1, 32, 4, 40, RunGemv<k2>,
-     &kRowOps},
+    TileOf("cpu.avx512_vnni.s8s8s32.12x32x4", k8, kU8, Run<k8>),
+    RowOf("cpu.avx512_vnni.s8s8s32.1x16x4", k8, kU8, 16, RunGemv<k8>),
+    RowOf("cpu.avx512_vnni.s8s8s32.1x32x4", k8, kU8, 32, RunWideGemv),
+    TileOf("cpu.avx512_vnni.s8s4s32.12x32x4", k4, kS8, Run<k4>),
+    RowOf("cpu.avx512_vnni.s8s4s32.1x16x4", k4, kS8, 16, RunGemv<k4>, RunGroups),
+    TileOf("cpu.avx512_vnni.s8s2s32.12x32x4", k2, kS8, Run<k2>),
+    RowOf("cpu.avx512_vnni.s8s2s32.1x16x4", k2, kS8, 16, RunGemv<k2>),
     {"cpu.avx512_vnni.f32s8f32.4x16x4", Supported, k8, kW8A32, kF32, 4, 16, 4, 40, RunFloat<k8>,
      &kRowOps},
     {"cpu.avx512_vnni.f32s4f32.4x16x4", Supported, k4, kW8A32, kF32, 4, 16, 4, 40, RunFloat<k4>,

@@ -20,10 +20,17 @@
 namespace qmatmul::cpu {
 namespace {
 
-constexpr char kMagic[] = "qmatmul-calibration/2";
+constexpr char kMagic[] = "qmatmul-calibration/3";
 // Lines of the probe's panel: 512 values of K, which stay in L1.
 constexpr int64_t kProbeLines = 128;
 constexpr int kSamples = 5;
+// A weight that streams past, as the last-level cache holds it.
+constexpr int64_t kStreamK = 4096, kStreamN = 2048;
+// Weights beyond this are taken to come from DRAM.
+constexpr int64_t kLlcBytes = int64_t{16} << 20;
+// What else may be touched ahead, where it takes less than this share of the time: by that much it is no noise.
+constexpr int64_t kAheadOthers[] = {0, 10240};
+constexpr double kAheadGain = 0.95;
 
 int64_t NowNs() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
@@ -106,6 +113,71 @@ void MeasureOutliers(const MicroKernel& kernel, TileArgs t, uint8_t* panel, Kern
   cost->add_ns = std::max(all_ns - cost->add_call_ns, 0.0) / double(t.lines - 1);
 }
 
+// A weight of zeros, as real ones lie in memory; null when that is short.
+std::shared_ptr<const PackedWeight> MakeStream() {
+  const WeightSpec spec{
+      .dtype = DataType::kInt8, .layout = Layout::kKN, .k = kStreamK, .n = kStreamN};
+  auto weight = CpuPackedWeight::Allocate(spec, "cpu");
+  if (weight == nullptr) return nullptr;
+  CpuPacker packer(std::move(weight));
+  const std::vector<std::byte> zeros(size_t(kStreamN) * 64);
+  for (int64_t k = 0; k < kStreamK; k += 64)
+    if (!packer.Append(zeros).ok()) return nullptr;
+  std::shared_ptr<const PackedWeight> packed;
+  return packer.Finish(&packed).ok() ? packed : nullptr;
+}
+
+// `rows` rows of `k` values against the first `bytes` of a weight, again and again, touching `ahead` bytes ahead: ns a
+// line of a panel.
+double StreamNs(const MicroKernel& kernel, const CpuPackedWeight& weight, int64_t k, int64_t bytes,
+                int64_t ahead, int rows, const void* strip, void* sums) {
+  const int unit = kernel.nr / int(kPanelColumns);
+  TileArgs t{};
+  t.strip = strip;
+  t.lines = k / kLineK;
+  t.panel_stride = t.lines * kLineValues * BitsOf(kernel.weight) / 8;
+  t.c = sums;
+  t.ldc = kernel.nr;
+  t.rows = rows;
+  t.panels = unit;
+  const int64_t tiles = bytes / (unit * t.panel_stride);
+  const double ns = LeastNs(int(std::max<int64_t>((int64_t{4} << 20) / bytes, 1)), [&] {
+    for (int64_t i = 0; i < tiles; ++i) {
+      t.panel = weight.panel(0) + i * unit * t.panel_stride;
+      t.prefetch = t.panel + ahead / unit;
+      kernel.run(t);
+    }
+  });
+  return ns / double(tiles * unit * t.lines);
+}
+
+// What a kernel takes while the weight streams past it, and what it should touch meanwhile, where memory is what it
+// waits for.
+void MeasureStreams(const MicroKernel& kernel, const CpuPackedWeight& weight, double llc_gbps,
+                    KernelCost* cost) {
+  const int rows = std::min(kernel.mr, 2);
+  const double read_ns = double(kLineValues * BitsOf(kernel.weight) / 8) / llc_gbps;
+  if (kernel.split() || cost->line_ns[size_t(rows)] > 2 * read_ns) return;
+  Arena strip, sums;
+  const size_t strip_bytes = size_t(kStreamK) * size_t(rows * ElementBytes(kernel.operand));
+  const void* const a = std::memset(strip.Reserve(strip_bytes), 0, strip_bytes);
+  void* const c = sums.Reserve(size_t(rows * kernel.nr) * 4);
+  const auto stream = [&](int64_t k, int64_t bytes, int64_t ahead) {
+    return StreamNs(kernel, weight, k, bytes, ahead, rows, a, c);
+  };
+  double least = stream(kStreamK, kStreamK * kStreamN, kAheadBytes);
+  for (const int64_t ahead : kAheadOthers) {
+    const double ns = stream(kStreamK, kStreamK * kStreamN, ahead);
+    if (ns > kAheadGain * least) continue;
+    cost->ahead_bytes = ahead;
+    least = ns;
+  }
+  if (kernel.mr > 1) return;
+  cost->llc_line_ns = least;
+  // Weights that L2 holds have short panels: another begins every few hundred lines.
+  cost->l2_line_ns = stream(kStreamK / 8, int64_t{256} << 10, cost->ahead_bytes);
+}
+
 KernelCost MeasureKernel(const MicroKernel& kernel, Arena* strip, Arena* panel, Arena* sums) {
   KernelCost cost;
   const int64_t k = kProbeLines * kLineK;
@@ -128,13 +200,13 @@ KernelCost MeasureKernel(const MicroKernel& kernel, Arena* strip, Arena* panel, 
         LeastNs(8, [&] { kernel.run(t); }) / double(kProbeLines * panels);
   if (kernel.split()) MeasureOutliers(kernel, t, values, &cost);
   if (kernel.release != nullptr) kernel.release();
-  std::vector<float> row(size_t(k), 0.0f);
-  cost.pack_ns = LeastNs(16,
-                         [&] {
-                           kernel.ops->interleave(kernel.operand, kernel.kr, false, row.data(), k,
-                                                  kernel.mr, strip->Reserve(strip_bytes));
-                         }) /
-                 double(k);
+  const std::vector<float> row(size_t(k), 0.0f);
+  const std::vector<SourceRow> rows(size_t(kernel.mr), {row.data(), false});
+  void* const packed = strip->Reserve(strip_bytes);
+  const double ns = LeastNs(16, [&] {
+    kernel.ops->interleave(kernel.operand, kernel.kr, rows.data(), kernel.mr, k, packed);
+  });
+  cost.pack_ns = ns / double(kernel.mr * k);
   return cost;
 }
 
@@ -206,6 +278,10 @@ Calibration Calibration::Measure(std::span<const MicroKernel* const> kernels, Th
   c.machine_.read_l2_gbps = MeasureRead(int64_t{256} << 10);
   c.machine_.read_llc_gbps = MeasureRead(int64_t{8} << 20);
   c.machine_.read_dram_gbps = MeasureRead(int64_t{64} << 20);
+  if (const auto stream = MakeStream(); stream != nullptr)
+    for (const MicroKernel* kernel : kernels)
+      MeasureStreams(*kernel, static_cast<const CpuPackedWeight&>(*stream),
+                     c.machine_.read_llc_gbps, &c.kernels_[kernel->name]);
   return c;
 }
 
@@ -234,9 +310,13 @@ const KernelCost* Calibration::find(const MicroKernel& kernel) const {
   return it == kernels_.end() ? nullptr : &it->second;
 }
 
+int64_t Calibration::AheadBytes(const KernelCost& cost, int64_t weight_bytes) {
+  return weight_bytes <= kLlcBytes ? cost.ahead_bytes : std::max(cost.ahead_bytes, kAheadBytes);
+}
+
 double Calibration::ReadGBps(int64_t bytes) const {
   if (bytes <= RowBlockBytes()) return machine_.read_l2_gbps;
-  return bytes <= int64_t{16} << 20 ? machine_.read_llc_gbps : machine_.read_dram_gbps;
+  return bytes <= kLlcBytes ? machine_.read_llc_gbps : machine_.read_dram_gbps;
 }
 
 std::optional<double> Calibration::ProductNs(const MicroKernel& kernel,
@@ -260,6 +340,11 @@ double Calibration::WorkNs(const MicroKernel& kernel, const KernelCost& cost,
   const double memory = double(query.weight_bytes) / ReadGBps(query.weight_bytes);
   const double rest = cost.pack_ns * double(query.rows * query.k) +
                       machine_.finish_ns * double(query.rows * query.n);
+  if (query.rows == 1 && cost.llc_line_ns > 0) {
+    const bool from_l2 = query.weight_bytes <= L2CacheBytes() / 4 * 3;
+    const double stream = (from_l2 ? cost.l2_line_ns : cost.llc_line_ns) * lines * panels;
+    return (query.weight_bytes <= kLlcBytes ? stream : Overlap(stream, memory)) + rest;
+  }
   if (!kernel.split()) return Overlap(strips_ns * lines * panels, memory) + rest;
   strips_ns += OutliersNs(kernel, cost, query, strips, lines);
   return strips_ns * lines * panels + memory + rest;
@@ -283,8 +368,9 @@ std::string Calibration::Print(const std::string& key) const {
   out << "machine " << m.call_ns << ' ' << m.finish_ns << ' ' << m.hand_over_ns << ' '
       << m.read_l2_gbps << ' ' << m.read_llc_gbps << ' ' << m.read_dram_gbps << '\n';
   for (const auto& [name, cost] : kernels_) {
-    out << name << ' ' << cost.pack_ns << ' ' << cost.clean_ns << ' ' << cost.aside_ns << ' '
-        << cost.add_ns << ' ' << cost.add_call_ns;
+    out << name << ' ' << cost.pack_ns << ' ' << cost.l2_line_ns << ' ' << cost.llc_line_ns << ' '
+        << cost.ahead_bytes << ' ' << cost.clean_ns << ' ' << cost.aside_ns << ' ' << cost.add_ns
+        << ' ' << cost.add_call_ns;
     for (const double ns : cost.line_ns) out << ' ' << ns;
     out << '\n';
   }
@@ -309,7 +395,8 @@ std::optional<Calibration> Calibration::Parse(const std::string& text, const std
     return {};
   while (in >> word) {
     KernelCost cost;
-    in >> cost.pack_ns >> cost.clean_ns >> cost.aside_ns >> cost.add_ns >> cost.add_call_ns;
+    in >> cost.pack_ns >> cost.l2_line_ns >> cost.llc_line_ns >> cost.ahead_bytes >>
+        cost.clean_ns >> cost.aside_ns >> cost.add_ns >> cost.add_call_ns;
     for (double& ns : cost.line_ns) in >> ns;
     if (!in) return {};
     c.kernels_[word] = cost;

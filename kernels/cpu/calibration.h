@@ -6,7 +6,9 @@
 // shorter: neither hides the other wholly, and of two kernels that wait for memory the one that computes less is
 // done first. Micro-kernels are timed on data in L1, memory by
 // reading; the model then knows every shape, and its predictions are checked against whole products by
-// tests (tests/kernels/calibration_test.cc). A kernel that sets outliers aside reads the weight while it
+// tests (tests/kernels/calibration_test.cc). A one-row form is as fast as its weight streams past, which differs
+// by processor and by how many panels it reads side by side: it is timed on a weight in L2 and on one in the
+// last-level cache as well, and so is how far ahead of a single strip the weight is touched best. A kernel that sets outliers aside reads the weight while it
 // cleans it, so that reading is added to computing there, and pays for every outlier it finds.
 //
 // The file is text: a key (CPU, build, kernel table), the numbers, a checksum. It is written beside its
@@ -29,7 +31,9 @@
 
 namespace qmatmul::cpu {
 
-inline constexpr int kStripRowsMax = 32;
+// Weight bytes to touch ahead when they stream past a single strip, of all panels that stream side by side;
+// where it was not measured.
+inline constexpr int64_t kAheadBytes = 4096;
 
 // What a kernel's time depends on.
 struct KernelQuery {
@@ -48,6 +52,11 @@ struct KernelCost {
   // A strip of `height` rows against one line of one panel, in L1, ns. [0] is unused.
   std::array<double, kStripRowsMax + 1> line_ns{};
   double pack_ns = 0;  // per activation value, int8
+  // Of one row, per line of one panel, while the weight streams past from L2 and from the last-level cache; 0 for
+  // kernels that are no one-row form, and for those that compute longer than that.
+  double l2_line_ns = 0;
+  double llc_line_ns = 0;
+  int64_t ahead_bytes = kAheadBytes;  // from the last-level cache
   // Kernels that set outliers aside: cleaning a line of a panel that has none, setting one aside, adding
   // one to a strip, and what a call that adds any takes beside them.
   double clean_ns = 0;
@@ -88,6 +97,10 @@ class Calibration {
     const double wake = members > 1 ? machine_.hand_over_ns : 0;
     return machine_.call_ns + wake + work_ns / members;
   }
+
+  // How far ahead a weight of so many bytes is touched best while it streams past a single strip. What comes from
+  // DRAM is late without.
+  static int64_t AheadBytes(const KernelCost& cost, int64_t weight_bytes);
 
   // What the file holds, checksum included.
   std::string Print(const std::string& key) const;

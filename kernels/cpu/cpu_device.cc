@@ -126,7 +126,7 @@ Fault CpuDevice::MakeLots(const Work& work, size_t step, int64_t rows, Lots* lot
     if (Fault f = selector_.Choose(query, work.kernel, &choice); !f.ok()) return f;
     if (choice.fell_back) report->fallback = "quarantine";
     report->kernels[step + i] = choice.kernel->name;
-    chosen[i] = {choice.kernel, packed, i};
+    chosen[i] = {choice.kernel, packed, i, choice.ahead_bytes};
     work_ns[i] = choice.work_ns.value_or(kUnmeasuredNs);
   }
   report->kernel = report->kernels[0];

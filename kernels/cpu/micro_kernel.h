@@ -33,6 +33,9 @@ struct Outlier {
   int8_t excess;  // of the weight's value beyond what may stay
 };
 
+// The highest strip of any kernel.
+inline constexpr int kStripRowsMax = 32;
+
 struct TileArgs {
   const void* strip;
   const uint8_t* panel;
@@ -49,6 +52,27 @@ struct TileArgs {
   const uint8_t* prefetch;  // lines that will be wanted next: one is touched a step
   // Of those, since another strip's tile touches the rest; where passes > 1.
   bool touch_every_other;
+  // Two lines of each panel are touched every so many pairs of lines; where the kernel spreads.
+  int64_t touch_period = 1;
+};
+
+// One row and one panel of a weight with several scale groups.
+struct GroupArgs {
+  const void* strip;
+  const uint8_t* panel;
+  int64_t groups;
+  int64_t group_lines;
+  const int32_t* row_sums;  // of each group: Σ of the strip's values
+  int32_t
+      offset;  // of the weight's values: a group's sums are too large by offset * row_sums[group]
+  // Of group g and column c, scales[g * stride + c] and so on.
+  int64_t stride;
+  const float* scales;
+  const int32_t* column_sums;  // sums are too large by correction * these, too
+  int32_t correction;
+  int64_t ahead_bytes;   // lines that far ahead will be wanted next
+  int64_t scales_ahead;  // scales of each group that will, from this panel's on
+  float* y;              // 16 results of numerics §2's sum over the groups: set
 };
 
 // NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): the order is how a row of the table reads
@@ -84,6 +108,10 @@ struct MicroKernel {
   int block_k = 0;
   // What its sums are aligned to, in bytes, where they are made in the requests' memory.
   int place_alignment = 4;
+  // Whether its tiles touch ahead by TileArgs::touch_period, so that the strips of a block share what comes next.
+  bool spreads = false;
+  // For one-row forms: all scale groups of a panel in one pass, their sums never leaving registers. May be null.
+  void (*run_groups)(const GroupArgs&) = nullptr;
 
   // Whether it heeds TileArgs::column_sums: those do whose sums are always too large, and final.
   bool corrects() const { return operand == Operand::kU8 && !split(); }

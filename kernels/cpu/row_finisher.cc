@@ -110,6 +110,12 @@ std::byte* RowFinisher::PlaceForSums(const SumsBlock& x, int64_t* ldc) const {
   return place;
 }
 
+bool RowFinisher::NeedsSums(const SumsBlock& x) const {
+  return std::any_of(
+      rows_.begin() + x.row_begin, rows_.begin() + x.row_end,
+      [&x](const PackedRow& row) { return !row.segment->outputs[x.index].row_checks.empty(); });
+}
+
 void RowFinisher::AddGroup(const RowOps& ops, const SumsBlock& x, int64_t group, float* y) {
   for (int64_t r = x.row_begin; r < x.row_end; ++r) {
     EpilogueRow row = Row(x, r, group, y + (r - x.row_begin) * x.ldc);

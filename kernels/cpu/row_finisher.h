@@ -42,6 +42,8 @@ class RowFinisher {
   // Where the sums of these rows may be made at once, since they are the results as they stand and the rows lie
   // below each other, *ldc apart: column 0 of the first. Null where they are not.
   std::byte* PlaceForSums(const SumsBlock& block, int64_t* ldc) const;
+  // Whether the integer sums of these rows are asked for, beside what becomes of them (row checks, numerics §7).
+  bool NeedsSums(const SumsBlock& block) const;
   // Adds the sums of one scale group to y, [rows][ldc]; groups come in ascending order.
   void AddGroup(const RowOps& ops, const SumsBlock& block, int64_t group, float* y);
   // Writes the results: of y after the last group of several, else of the sums, with y as scratch for

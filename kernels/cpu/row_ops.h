@@ -30,6 +30,12 @@ inline int32_t BiasOf(Operand operand, bool unsigned_source) {
 // |a| beyond 2⁵³, infinities and NaNs have magnitude bits above this (numerics §0).
 inline constexpr uint32_t kActivationMagnitudeMax = 0x5A000000u;
 
+// A row's values as the interleaver takes them: float for Operand::kF32, else int8 or uint8.
+struct SourceRow {
+  const void* values;
+  bool is_unsigned;
+};
+
 // One row of one output, a run of columns of it at a time. The sums become y in two steps:
 // `correct` and `scale` (or, for groups and for W8A32, sums that are float already), then `finish`.
 struct EpilogueRow {
@@ -60,11 +66,10 @@ struct RowOps {
   void (*quantize_static)(const float* row, int64_t k, float inv, int32_t za, int8_t* q);
   // Σ q[i]: of int8, or of uint8 - 128 when unsigned_source.
   int32_t (*sum)(bool unsigned_source, const void* q, int64_t k);
-  // Writes row r of a strip of `rows` rows: element i goes to strip[(i / kr * rows + r) * kr + i %
-  // kr]; `strip` already points at row r. Pads k to a multiple of kr with zeros. For Operand::kF32
-  // the row is float, for the others int8 or uint8.
-  void (*interleave)(Operand operand, int kr, bool unsigned_source, const void* row, int64_t k,
-                     int rows, void* strip);
+  // Writes the rows of a strip: element i of row r goes to strip[(i / kr * rows + r) * kr + i % kr]. Pads k to a
+  // multiple of kr with zeros.
+  void (*interleave)(Operand operand, int kr, const SourceRow* source, int rows, int64_t k,
+                     void* strip);
   // Takes correction * column_sums and offset off the sums.
   void (*correct)(EpilogueRow* row);
   // Σ acc[i] * r[i] mod 2⁶⁴ (numerics §7) of corrected sums.

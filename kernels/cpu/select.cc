@@ -119,6 +119,8 @@ KernelSelector::Choice KernelSelector::Select(const KernelQuery& query) const {
   if (best == nullptr) return choice;
   choice.kernel = table_[best->index];
   choice.work_ns = WorkNs(*best, query);
+  if (best->cost != nullptr)
+    choice.ahead_bytes = Calibration::AheadBytes(*best->cost, query.weight_bytes);
   return choice;
 }
 
@@ -132,8 +134,10 @@ Fault KernelSelector::Choose(const KernelQuery& query, std::string_view forced,
       !f.ok())
     return f;
   choice->kernel = table_[index];
-  if (const KernelCost* cost = calibration_.find(*choice->kernel); cost != nullptr)
+  if (const KernelCost* cost = calibration_.find(*choice->kernel); cost != nullptr) {
     choice->work_ns = calibration_.WorkNs(*choice->kernel, *cost, query);
+    choice->ahead_bytes = Calibration::AheadBytes(*cost, query.weight_bytes);
+  }
   return {};
 }
 

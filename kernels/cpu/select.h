@@ -27,6 +27,7 @@ class KernelSelector {
   struct Choice {
     const MicroKernel* kernel = nullptr;  // null when the table has none of that kind
     std::optional<double> work_ns;        // Calibration::WorkNs
+    int64_t ahead_bytes = kAheadBytes;    // Calibration::AheadBytes
     bool fell_back = false;               // a usable one is quarantined
   };
   struct Ranked {

@@ -12,7 +12,7 @@
 namespace qmatmul::cpu {
 namespace {
 
-// With one strip nothing is reused but the second pass over half panels.
+// With one strip nothing is reused but a second pass over half panels.
 constexpr int64_t kBlockKOneStrip = 1024;
 // Two strips take little longer than memory takes to give the panel: what the first has read must be in L1 for
 // the second.
@@ -27,8 +27,11 @@ int64_t SumsBytes() { return RowBlockBytes() / 2; }
 constexpr int64_t kPanelsInOrder = 8;
 // Some microseconds of work: what a member takes at a time at least.
 constexpr int64_t kStepMacs = int64_t{1} << 18;
-// Weight bytes to touch ahead when they stream from memory once, of all panels that stream side by side.
-constexpr int64_t kPrefetchBytes = 4096;
+// Strips that share what is touched ahead at most.
+constexpr int64_t kTouchingStripsMax = 16;
+// Rows of a tile whose sums are added up in the request's memory, where its rows may lie a multiple of 4 KiB apart
+// and so compete for the same lines of L1: it has 8 ways or more.
+constexpr int kRowsInPlaceMax = 8;
 // Less than this is packed sooner than the clock is asked twice.
 constexpr int64_t kTimedBytesMin = int64_t{64} << 10;
 
@@ -267,6 +270,7 @@ class Loop {
     part.place = finisher_.PlaceForSums(BlockOf(part, 0), &part.place_ldc);
     const auto alignment = static_cast<uintptr_t>(w.kernel->place_alignment);
     part.in_place = part.place != nullptr &&
+                    (w.kernel->mr <= kRowsInPlaceMax || packer_.group_elements() <= part.block_k) &&
                     reinterpret_cast<uintptr_t>(part.place) % alignment == 0 &&
                     static_cast<uintptr_t>(part.place_ldc) * 4 % alignment == 0;
     return part;
@@ -283,10 +287,14 @@ class Loop {
   void MultiplyPart(Part part, int64_t begin, int64_t end, MemberScratch* scratch) {
     const int64_t unit = part.of->kernel->nr / kPanelColumns;
     const int64_t row_sums = (part.row_end - part.row_begin) * kPanelColumns * 4;
+    const bool is_one_row = part.row_end - part.row_begin == 1;
+    const bool whole_groups = group_wise() && is_one_row &&
+                              part.of->kernel->run_groups != nullptr &&
+                              !finisher_.NeedsSums(BlockOf(part, 0));
     // One row reads the weight once, so it reads it in the order in which it lies in memory: panel by panel,
     // with the sums of all scale groups kept.
-    const bool in_order = group_wise() && part.row_end - part.row_begin == 1 &&
-                          2 * packer_.groups() * row_sums <= SumsBytes();
+    const bool in_order =
+        group_wise() && is_one_row && 2 * packer_.groups() * row_sums <= SumsBytes();
     const int64_t panel_sums = in_order ? packer_.groups() * row_sums : row_sums;
     const int64_t width_max = in_order ? kPanelsInOrder : 32;
     const int64_t width = std::clamp<int64_t>(SumsBytes() / panel_sums, 2, width_max) / unit * unit;
@@ -308,20 +316,43 @@ class Loop {
       part.sums = sums;
       part.ldc = (part.end - part.begin) * kPanelColumns;
       part.group_bytes = in_order ? part.ldc * 4 : 0;
-      if (in_order) SumInOrder(part, scratch);
-      if (group_wise()) {
-        for (int64_t g = 0; g < packer_.groups(); ++g) {
-          if (!in_order) SumGroup(part, g, scratch);
-          finisher_.AddGroup(*part.of->kernel->ops, BlockOf(part, g), g, y);
-        }
-      } else {
-        SumGroup(part, 0, scratch);
-      }
-      if (part.place != nullptr) {
-        CopySums(part);
-        continue;
-      }
-      finisher_.Finish(*part.of->kernel->ops, BlockOf(part, 0), y);
+      if (whole_groups) AddUpGroups(part, y);
+      else if (group_wise()) AddUpGroups(part, in_order, y, scratch);
+      else SumGroup(part, 0, scratch);
+      if (part.place != nullptr) CopySums(part);
+      else finisher_.Finish(*part.of->kernel->ops, BlockOf(part, 0), y);
+    }
+  }
+
+  // y of all scale groups, by a kernel that goes through them by itself.
+  void AddUpGroups(const Part& x, float* y) const {
+    const CpuPackedWeight& weight = *x.of->weight;
+    GroupArgs t;
+    t.strip = StripData(strips_[x.strip_begin], 0, 0);
+    t.groups = packer_.groups();
+    t.group_lines = weight.group_lines();
+    t.row_sums = &row_sums_[size_t(x.row_begin * packer_.groups())];
+    t.offset = weight.columns().offset;
+    t.stride = weight.columns().stride;
+    t.correction = packed_rows_[size_t(x.row_begin)].correction;
+    t.ahead_bytes = x.of->ahead_bytes;
+    for (int64_t p = x.begin; p < x.end; ++p) {
+      t.panel = weight.panel(p);
+      t.scales = weight.columns().scales + p * kPanelColumns;
+      t.column_sums = weight.columns().group_sums + p * kPanelColumns;
+      t.y = y + (p - x.begin) * kPanelColumns;
+      // Those of all panels at once, which lie side by side: L2 has them for the others.
+      t.scales_ahead = p == x.begin ? (x.end - x.begin) * kPanelColumns : 0;
+      x.of->kernel->run_groups(t);
+    }
+  }
+
+  // y of all scale groups, each summed and then added.
+  void AddUpGroups(const Part& x, bool in_order, float* y, MemberScratch* scratch) {
+    if (in_order) SumInOrder(x, scratch);
+    for (int64_t g = 0; g < packer_.groups(); ++g) {
+      if (!in_order) SumGroup(x, g, scratch);
+      finisher_.AddGroup(*x.of->kernel->ops, BlockOf(x, g), g, y);
     }
   }
 
@@ -341,55 +372,69 @@ class Loop {
     for (int64_t p = x.begin; p < x.end; p += unit)
       for (int64_t g = 0; g < packer_.groups(); ++g) {
         TileArgs t = Tile(x, strips_[x.strip_begin], p, g, 0);
-        t.prefetch += kPrefetchBytes / unit;
+        t.prefetch += x.of->ahead_bytes / unit;
         RunTile(kernel, t, true, scratch);
       }
   }
 
-  // The sums of one scale group (of all K, where there is only one).
+  // The sums of one scale group (of all K, where there is only one): a span of it at a time, of which L2 has every
+  // strip while the panels pass.
   void SumGroup(const Part& x, int64_t group, MemberScratch* scratch) {
-    const int64_t panel_bytes = x.of->weight->panel_bytes();
     const int64_t unit = x.of->kernel->nr / kPanelColumns, group_k = packer_.group_elements();
-    const bool is_lone = x.strip_end - x.strip_begin == 1;
-    const int64_t strip_bytes = (x.row_end - x.row_begin) * packer_.row_bytes();
-    if (is_lone || (strip_bytes <= RowBlockBytes() && !group_wise())) {
-      // Few rows: the weight passes once, in the order it lies in memory, and L2 has all of every strip.
-      const int64_t block_bytes = x.block_k / kLineK * x.of->weight->line_bytes();
+    const int64_t span = SpanOf(x);
+    for (int64_t begin = 0; begin < group_k; begin += span) {
+      const int64_t end = std::min(begin + span, group_k);
       for (int64_t p = x.begin; p < x.end; p += unit)
-        for (int64_t k = 0; k < group_k; k += x.block_k) {
-          // Scale groups are taken across the panels: what comes next is the next panel's.
-          const int64_t ahead = group_wise()                           ? unit * panel_bytes
-                                : is_lone && x.of->kernel->passes == 1 ? kPrefetchBytes / unit
-                                                                       : block_bytes;
-          SumBlock(x, p, group, k, ahead, scratch);
-        }
-      return;
+        for (int64_t k = begin; k < end; k += x.block_k)
+          SumBlock(x, p, group, k, AheadOf(x, begin, k, end), scratch);
     }
-    // Every k-block of all strips stays in L2 while the panels pass.
-    for (int64_t k = 0; k < group_k; k += x.block_k)
-      for (int64_t p = x.begin; p < x.end; p += unit)
-        SumBlock(x, p, group, k, unit * panel_bytes, scratch);
   }
 
-  // All strips pass over one block of a panel while it is in L1. The first touches what lies `ahead` of it, which
-  // the others then find in L1; where it passes twice, the second takes half of that.
+  // In whole blocks. One strip reads each block once, whatever the order.
+  int64_t SpanOf(const Part& x) const {
+    if (x.strip_end - x.strip_begin == 1) return packer_.group_elements();
+    const int64_t column_bytes = (x.row_end - x.row_begin) * ElementBytes(x.of->kernel->operand);
+    return std::max<int64_t>(RowBlockBytes() / (column_bytes * x.block_k), 1) * x.block_k;
+  }
+
+  // From the block at `k`, of a span, to the bytes that are wanted next.
+  int64_t AheadOf(const Part& x, int64_t span_begin, int64_t k, int64_t span_end) const {
+    const MicroKernel& kernel = *x.of->kernel;
+    const int64_t unit = kernel.nr / kPanelColumns;
+    const int64_t next_panel = unit * x.of->weight->panel_bytes();
+    // Scale groups are taken across the panels: what comes next is the next panel's.
+    if (group_wise()) return next_panel;
+    if (x.strip_end - x.strip_begin == 1 && kernel.passes == 1) return x.of->ahead_bytes / unit;
+    const int64_t line_bytes = x.of->weight->line_bytes();
+    if (k + x.block_k < span_end) return x.block_k / kLineK * line_bytes;
+    return next_panel - (k - span_begin) / kLineK * line_bytes;
+  }
+
+  // All strips pass over one block of a panel while it is in L1. What lies `ahead` of it is touched by the first, or
+  // by several, each a part; where a kernel passes twice, the second strip takes half of it.
   void SumBlock(const Part& x, int64_t p, int64_t group, int64_t k, int64_t ahead,
                 MemberScratch* scratch) {
     const MicroKernel& kernel = *x.of->kernel;
-    const bool halved = kernel.passes > 1 && x.strip_end - x.strip_begin > 1;
+    const auto strips = static_cast<int64_t>(x.strip_end - x.strip_begin);
+    const bool halved = kernel.passes > 1 && strips > 1;
     TileArgs t = Tile(x, strips_[x.strip_begin], p, group, k);
     const uint8_t* const panel = t.panel;
     auto* const c = static_cast<std::byte*>(t.c);
+    const int64_t line_bytes = x.of->weight->line_bytes();
+    const int64_t touching = kernel.spreads ? std::min(strips, kTouchingStripsMax) : 1;
     t.touch_every_other = halved;
+    t.touch_period = touching;
     t.prefetch = panel + ahead;
     RunTile(kernel, t, true, scratch);
-    for (size_t s = x.strip_begin + 1; s < x.strip_end; ++s) {  // of which little else differs
-      const Strip& strip = strips_[s];
+    const int64_t share_bytes = (t.lines / 2 + touching - 1) / touching * 2 * line_bytes;
+    for (int64_t i = 1; i < strips; ++i) {  // of which little else differs
+      const Strip& strip = strips_[x.strip_begin + size_t(i)];
       t.strip = StripData(strip, group, k);
       t.c = c + (strip.row_begin - x.row_begin) * x.ldc * 4;
       t.rows = strip.rows;
       t.prefetch = panel;
-      if (halved && s == x.strip_begin + 1) t.prefetch += ahead + x.of->weight->line_bytes();
+      if (i < touching) t.prefetch += ahead + i * share_bytes;
+      if (halved && i == 1) t.prefetch += ahead + line_bytes;
       RunTile(kernel, t, false, scratch);
     }
   }
@@ -416,7 +461,7 @@ class Loop {
     if (is_float()) return BlockKMax(kernel);
     int64_t block_k = BlockKMax(kernel);
     if (kernel.block_k == 0) {
-      if (strips_.size() == 1) return first_.mr == 1 ? k : kBlockKOneStrip;
+      if (strips_.size() == 1) return kernel.passes == 1 ? k : kBlockKOneStrip;
       if (strips_.size() == 2) block_k = kBlockKTwoStrips;
     }
     const int64_t blocks = (k + block_k - 1) / block_k;

@@ -7,7 +7,8 @@
 //   weights  every weight of the lot reads the same packed block
 //   panels   split among the members of the team; each streams its own part of the weight
 //   columns  a group whose sums, rows x columns, stay in L2 until the epilogue takes them
-//   k        blocks of a panel that stay in L1, or near it, while all strips of the block pass over them:
+//   k        as much of it as keeps the block's rows within half the L2 cache; of that
+//            blocks of a panel that stay in L1, or near it, while all strips of the block pass over them:
 //            one scale group where the weight has several, 512 values for W8A32 (numerics §5)
 #pragma once
 
@@ -32,17 +33,21 @@ inline int64_t BlockKMax(const MicroKernel& kernel) {
   if (kernel.block_k > 0) return kernel.block_k;
   return kernel.operand == Operand::kF32 ? 512 : (int64_t{32} << 10) / kernel.nr;
 }
-// Rows that are packed together at most, of `k` values in one scale group: a k-block of theirs stays in L2.
+// Rows that are packed together at most, of `k` values in one scale group: L2 has all of them while the panels
+// pass, or, where such rows would be too few to read the weight once more for, a k-block of theirs.
 inline int64_t BlockRowsMax(const MicroKernel& kernel, int64_t k) {
-  const int64_t row_bytes = std::min(k, BlockKMax(kernel)) * ElementBytes(kernel.operand);
-  return std::min<int64_t>(RowBlockBytes() / row_bytes, 512);
+  const int64_t value_bytes = ElementBytes(kernel.operand);
+  const int64_t whole = RowBlockBytes() / (k * value_bytes);
+  const int64_t of_a_block = RowBlockBytes() / (std::min(k, BlockKMax(kernel)) * value_bytes);
+  return std::min<int64_t>(std::max(whole, std::min<int64_t>(of_a_block, 128)), 512);
 }
 
 // A weight of a step and the kernel that multiplies by it.
 struct LotWeight {
   const MicroKernel* kernel = nullptr;
   const CpuPackedWeight* weight = nullptr;
-  size_t index = 0;  // within the step
+  size_t index = 0;         // within the step
+  int64_t ahead_bytes = 0;  // to touch while the weight streams past a single strip: KernelCost
 };
 
 // True when both read the same packed activations: then one lot packs them once.

@@ -79,6 +79,9 @@ TEST(Calibration, EveryKernelHasPositiveCosts) {
     for (int height = 1; height <= kernel->mr; ++height)
       EXPECT_GT(cost->line_ns[size_t(height)], 0) << kernel->name << " height " << height;
     EXPECT_GT(cost->pack_ns, 0) << kernel->name;
+    EXPECT_EQ(cost->llc_line_ns > 0, cost->l2_line_ns > 0) << kernel->name;
+    EXPECT_TRUE(cost->llc_line_ns == 0 || kernel->mr == 1) << kernel->name;
+    EXPECT_GE(cost->ahead_bytes, 0) << kernel->name;
     EXPECT_EQ(cost->clean_ns > 0, kernel->split()) << kernel->name;
     EXPECT_EQ(cost->add_ns > 0, kernel->split()) << kernel->name;
     EXPECT_EQ(cost->add_call_ns > 0, kernel->split()) << kernel->name;
@@ -126,11 +129,11 @@ TEST(Calibration, AnythingElseIsRefused) {
     const char* why;
   } rows[] = {
       {"", "nothing at all"},
-      {"qmatmul-calibration/1\nkey\nmachine 1 1 1 1 1 1\n", "another format"},
-      {"qmatmul-calibration/2\n", "no key"},
-      {"qmatmul-calibration/2\nkey\n", "no machine"},
-      {"qmatmul-calibration/2\nkey\nmachine 1 1 1 1 1\n", "a machine's cost is missing"},
-      {"qmatmul-calibration/2\nkey\nengine 1 1 1 1 1 1\n", "another word"},
+      {"qmatmul-calibration/2\nkey\nmachine 1 1 1 1 1 1\n", "another format"},
+      {"qmatmul-calibration/3\n", "no key"},
+      {"qmatmul-calibration/3\nkey\n", "no machine"},
+      {"qmatmul-calibration/3\nkey\nmachine 1 1 1 1 1\n", "a machine's cost is missing"},
+      {"qmatmul-calibration/3\nkey\nengine 1 1 1 1 1 1\n", "another word"},
       {CalibrationHead("key") + "a 1 2\n", "a kernel without times"},
       {CalibrationHead("key") + "a 1 2 x" + CalibrationLine("", 1).substr(10), "not a number"},
   };
@@ -204,8 +207,8 @@ TEST(Calibration, ModelAddsWhatItNames) {
   kernel.mr = 4;
   kernel.set_outliers_aside = nullptr;
   kernel.add_outliers = nullptr;
-  const std::string head = "qmatmul-calibration/2\nkey\nmachine 10 0.5 7 1 2 4\n";
-  std::string line = "fake 0.25 3 2 5 8";
+  const std::string head = "qmatmul-calibration/3\nkey\nmachine 10 0.5 7 1 2 4\n";
+  std::string line = "fake 0.25 6 9 0 3 2 5 8";
   for (int height = 0; height <= kStripRowsMax; ++height) line += " " + std::to_string(height);
   const auto c = Calibration::Parse(WithChecksum(head + line + "\n"), "key");
   ASSERT_TRUE(c.has_value());
@@ -221,6 +224,17 @@ TEST(Calibration, ModelAddsWhatItNames) {
        {std::pair{int64_t{1} << 18, 1.0}, {int64_t{1} << 24, 2.0}, {int64_t{1} << 25, 4.0}})
     EXPECT_DOUBLE_EQ(ns({.rows = 5, .k = 9, .n = 17, .weight_bytes = bytes}),
                      10 + double(bytes) / rate + (2 + 3) * 3 * 2 / 8.0 + pack + finish);
+  // A single row is as slow as its weight streams past: 6 and 9 ns a line from L2 and from the last-level cache, and
+  // from DRAM at least what reading takes, at 4 bytes a ns.
+  const double row = 10 + 0.25 * 9 + 0.5 * 17;
+  const int64_t from_l2 = int64_t{1} << 10, from_llc = int64_t{1} << 24,
+                from_dram = int64_t{1} << 25;
+  EXPECT_DOUBLE_EQ(ns({.rows = 1, .k = 9, .n = 17, .weight_bytes = from_l2}), row + 6 * 3 * 2);
+  EXPECT_DOUBLE_EQ(ns({.rows = 1, .k = 9, .n = 17, .weight_bytes = from_llc}), row + 9 * 3 * 2);
+  EXPECT_DOUBLE_EQ(ns({.rows = 1, .k = 9, .n = 17, .weight_bytes = from_dram}),
+                   row + double(from_dram) / 4 + 9 * 3 * 2 / 8.0);
+  EXPECT_EQ(Calibration::AheadBytes(*c->find(kernel), from_llc), 0);
+  EXPECT_EQ(Calibration::AheadBytes(*c->find(kernel), from_dram), kAheadBytes) << "late without";
   // With outliers: the lines cleaned once, 6 of 64 values a line set aside, and put back for each of two
   // strips by one call for all 3 lines.
   kernel.add_outliers = [](const TileArgs&, std::span<const Outlier>) {};

@@ -118,7 +118,7 @@ TEST(Select, SplitKernelsNeedRowsToShareACleanedPanel) {
   Table table;
   table.tile.add_outliers = [](const TileArgs&, std::span<const Outlier>) {};
   std::string tile = CalibrationLine(kTile, 1);
-  tile.replace(tile.find(" 0 0 0 0 0"), 4, " 0 40");
+  tile.replace(tile.find(" 4096 0"), 7, " 4096 40");
   const std::string costs = tile + CalibrationLine(kRow, 30) + CalibrationLine(kSlowTile, 4) +
                             CalibrationLine(kPlain, 50);
   ExpectChoice(table, costs, 8, kSlowTile);   // 2 strips of 4 against 1 of 1 and 40

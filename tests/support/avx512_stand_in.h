@@ -1,4 +1,4 @@
-// AVX-512 conversions that SIMDe does not have, as plain C++ under the names of the compiler's intrinsics, for
+// AVX-512 intrinsics that SIMDe does not have, as plain C++ under the names of the compiler's intrinsics, for
 // machines without them. Rounding is to the nearest even, as MXCSR says at start.
 #pragma once
 
@@ -31,4 +31,19 @@ inline simde__m256i _mm512_cvtps_ph(simde__m512 x, int) {
   simde_mm512_storeu_ps(from, x);
   for (int i = 0; i < 16; ++i) to[i] = qmatmul::FloatToF16(from[i]);
   return simde_mm256_loadu_si256(reinterpret_cast<const simde__m256i*>(to));
+}
+
+inline simde__m512 _mm512_cvtepi32_ps(simde__m512i x) {
+  int32_t from[16];
+  float to[16];
+  simde_mm512_storeu_si512(from, x);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<float>(from[i]);
+  return simde_mm512_loadu_ps(to);
+}
+
+inline simde__m512i _mm512_srai_epi32(simde__m512i x, unsigned count) {
+  int32_t values[16];
+  simde_mm512_storeu_si512(values, x);
+  for (int32_t& value : values) value >>= count;
+  return simde_mm512_loadu_si512(values);
 }

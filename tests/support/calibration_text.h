@@ -20,13 +20,14 @@ inline std::string WithChecksum(const std::string& body) {
 
 // The head of a file whose key is `key`: reading costs next to nothing, so that line_ns decides.
 inline std::string CalibrationHead(std::string_view key) {
-  return "qmatmul-calibration/2\n" + std::string(key) +
+  return "qmatmul-calibration/3\n" + std::string(key) +
          "\nmachine 1000 0 0 1e9 1e9 1e9\n";  // call, finish, hand-over; L2, LLC and DRAM in GB/s
 }
 
 // One kernel whose every strip takes `line_ns` a line, whatever its height.
 inline std::string CalibrationLine(std::string_view kernel, double line_ns) {
-  std::string line = std::string(kernel) + " 0 0 0 0 0";  // packing, and four of outliers
+  std::string line =
+      std::string(kernel) + " 0 0 0 4096 0 0 0 0";  // packing, three of streams, four of outliers
   for (int height = 0; height <= cpu::kStripRowsMax; ++height)
     line += ' ' + std::to_string(line_ns);
   return line + '\n';
