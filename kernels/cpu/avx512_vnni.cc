@@ -65,6 +65,15 @@ inline __m512i LoadLine(const uint8_t* line) {
   }
 }
 
+// GCC would load a line anew for every row, as the memory operand of its vpdpbusd, and loads are what short strips
+// have too many of.
+inline __m512i InRegister(__m512i x) {
+#ifndef QMATMUL_EMULATED
+  asm("" : "+v"(x));
+#endif
+  return x;
+}
+
 // vpdpbusd wants the unsigned operand first.
 template <DataType kWeight>
 inline __m512i Dot(__m512i sums, __m512i activations, __m512i line) {
@@ -84,13 +93,25 @@ inline __m512i Start(const TileArgs& t, int panel) {
                             _mm512_set1_epi32(-t.correction));
 }
 
+// Touches the next kBytes of what lies `ahead`; nothing, where that is 0.
+template <int64_t kBytes>
+inline void Touch(const uint8_t* b, int64_t ahead) {
+  if (ahead == 0) return;
+#pragma GCC unroll 8
+  for (int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(b + ahead + at, _MM_HINT_T0);
+}
+
+inline __m512i Total(const __m512i (&sums)[4]) {
+  return _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
+}
+
 // One line of each panel.
 template <DataType kWeight, int kRows, int kPanels>
 [[gnu::always_inline]] inline void AddLine(const uint8_t* a, const uint8_t* b, int64_t panel_stride,
                                            __m512i (&sums)[kRows][kPanels]) {
   __m512i line[kPanels];
 #pragma GCC unroll 2
-  for (int p = 0; p < kPanels; ++p) line[p] = LoadLine<kWeight>(b + p * panel_stride);
+  for (int p = 0; p < kPanels; ++p) line[p] = InRegister(LoadLine<kWeight>(b + p * panel_stride));
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
     const __m512i x = Broadcast(a + 4 * r);
@@ -148,12 +169,44 @@ inline void Tile(const TileArgs& t) {
     }
 }
 
+// One panel after the other, each in four sets of sums: so few rows wait for the weight, and one stream is read faster
+// than two. From four rows on the broadcasts are what a core is busy with, which two panels share.
+template <DataType kWeight, int kRows>
+void FewRows(const TileArgs& t) {
+  constexpr int64_t line_bytes = LineBytes<kWeight>();
+  const int64_t ahead = t.prefetch - t.panel;
+  for (int p = 0; p < t.panels; ++p) {
+    __m512i sums[4][kRows][1];
+    const __m512i start = Start(t, p);
+#pragma GCC unroll 3
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) sums[u][r][0] = u == 0 ? start : _mm512_setzero_si512();
+    const auto* a = static_cast<const uint8_t*>(t.strip);
+    const uint8_t* b = t.panel + p * t.panel_stride;
+    int64_t lines = t.lines;
+    for (; lines >= 4; lines -= 4, a += 16 * kRows, b += 4 * line_bytes) {
+      Touch<4 * line_bytes>(b, ahead);
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u)
+        AddLine<kWeight>(a + 4 * kRows * u, b + u * line_bytes, 0, sums[u]);
+    }
+    for (; lines > 0; --lines, a += 4 * kRows, b += line_bytes) AddLine<kWeight>(a, b, 0, sums[0]);
+    auto* c = static_cast<int32_t*>(t.c) + 16 * p;
+#pragma GCC unroll 3
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i total[4] = {sums[0][r][0], sums[1][r][0], sums[2][r][0], sums[3][r][0]};
+      Store(c + r * t.ldc, Total(total), t.accumulate);
+    }
+  }
+}
+
 template <DataType kWeight, int kPanels>
 void RunRows(const TileArgs& t) {
   switch (t.rows) {
     case 1: return Tile<kWeight, 1, kPanels>(t);
-    case 2: return Tile<kWeight, 2, kPanels>(t);
-    case 3: return Tile<kWeight, 3, kPanels>(t);
+    case 2: return FewRows<kWeight, 2>(t);
+    case 3: return FewRows<kWeight, 3>(t);
     case 4: return Tile<kWeight, 4, kPanels>(t);
     case 5: return Tile<kWeight, 5, kPanels>(t);
     case 6: return Tile<kWeight, 6, kPanels>(t);
@@ -169,14 +222,6 @@ void RunRows(const TileArgs& t) {
 template <DataType kWeight>
 void Run(const TileArgs& t) {
   t.panels == 2 ? RunRows<kWeight, 2>(t) : RunRows<kWeight, 1>(t);
-}
-
-// Touches the next `bytes` of what lies `ahead`; of nothing, where that is 0.
-template <int64_t kBytes>
-inline void Touch(const uint8_t* b, int64_t ahead) {
-  if (ahead == 0) return;
-#pragma GCC unroll 8
-  for (int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(b + ahead + at, _MM_HINT_T0);
 }
 
 // Eight lines of one row, each with sums of its own, that hide vpdpbusd's latency while the panel streams in.
@@ -202,10 +247,6 @@ inline void AddEightLinesInt4(const uint8_t* a, const uint8_t* b, __m512i (&left
     left[u] = _mm512_dpbusd_epi32(left[u], _mm512_and_si512(both, _mm512_set1_epi8(15)), x);
     right16[u] = _mm512_dpbusd_epi32(right16[u], _mm512_and_si512(both, _mm512_set1_epi8(-16)), x);
   }
-}
-
-inline __m512i Total(const __m512i (&sums)[4]) {
-  return _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
 }
 
 // Σ over `lines` lines of one panel, of one row.
@@ -321,6 +362,10 @@ constexpr DataType k8 = DataType::kInt8, k4 = DataType::kInt4, k2 = DataType::kI
 constexpr Arithmetic kW8A8 = Arithmetic::kW8A8, kW8A32 = Arithmetic::kW8A32;
 constexpr Operand kU8 = Operand::kU8, kS8 = Operand::kS8, kF32 = Operand::kF32;
 
+// All of K at once, up to where a quarter of a small L2 holds both panels: to add up sums in memory costs more than
+// reading the panels from L2 for each strip.
+constexpr int kBlockK = 4096;
+
 constexpr MicroKernel TileOf(const char* name, DataType weight, Operand operand,
                              void (*run)(const TileArgs&)) {
   return {.name = name,
@@ -334,6 +379,7 @@ constexpr MicroKernel TileOf(const char* name, DataType weight, Operand operand,
           .rank = 40,
           .run = run,
           .ops = &kRowOps,
+          .block_k = kBlockK,
           .spreads = true};
 }
 

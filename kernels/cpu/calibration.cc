@@ -28,7 +28,9 @@ constexpr int kSamples = 5;
 constexpr int64_t kStreamK = 4096, kStreamN = 2048;
 // Weights beyond this are taken to come from DRAM.
 constexpr int64_t kLlcBytes = int64_t{16} << 20;
-// What else may be touched ahead, where it takes less than this share of the time: by that much it is no noise.
+// What else may be touched ahead, where it takes less than this share of the time: by that much it is no noise. Nothing
+// only for one row, which is too busy loading; a tile gains little by it, and loses where the cache is shared and the
+// weight comes from DRAM after all.
 constexpr int64_t kAheadOthers[] = {0, 10240};
 constexpr double kAheadGain = 0.95;
 
@@ -167,6 +169,7 @@ void MeasureStreams(const MicroKernel& kernel, const CpuPackedWeight& weight, do
   };
   double least = stream(kStreamK, kStreamK * kStreamN, kAheadBytes);
   for (const int64_t ahead : kAheadOthers) {
+    if (ahead == 0 && kernel.mr > 1) continue;
     const double ns = stream(kStreamK, kStreamK * kStreamN, ahead);
     if (ns > kAheadGain * least) continue;
     cost->ahead_bytes = ahead;

@@ -29,8 +29,8 @@ constexpr int64_t kPanelsInOrder = 8;
 constexpr int64_t kStepMacs = int64_t{1} << 18;
 // Strips that share what is touched ahead at most.
 constexpr int64_t kTouchingStripsMax = 16;
-// Rows of a tile whose sums are added up in the request's memory, where its rows may lie a multiple of 4 KiB apart
-// and so compete for the same lines of L1: it has 8 ways or more.
+// Rows of a tile whose sums may be made in the request's memory even where its rows lie a multiple of 4 KiB apart: they
+// compete for the same lines of L1, which has 8 ways or more.
 constexpr int kRowsInPlaceMax = 8;
 // Less than this is packed sooner than the clock is asked twice.
 constexpr int64_t kTimedBytesMin = int64_t{64} << 10;
@@ -270,7 +270,7 @@ class Loop {
     part.place = finisher_.PlaceForSums(BlockOf(part, 0), &part.place_ldc);
     const auto alignment = static_cast<uintptr_t>(w.kernel->place_alignment);
     part.in_place = part.place != nullptr &&
-                    (w.kernel->mr <= kRowsInPlaceMax || packer_.group_elements() <= part.block_k) &&
+                    (w.kernel->mr <= kRowsInPlaceMax || part.place_ldc * 4 % 4096 != 0) &&
                     reinterpret_cast<uintptr_t>(part.place) % alignment == 0 &&
                     static_cast<uintptr_t>(part.place_ldc) * 4 % alignment == 0;
     return part;
@@ -405,6 +405,9 @@ class Loop {
     // Scale groups are taken across the panels: what comes next is the next panel's.
     if (group_wise()) return next_panel;
     if (x.strip_end - x.strip_begin == 1 && kernel.passes == 1) return x.of->ahead_bytes / unit;
+    // What L2 holds is there soon enough.
+    const int64_t weight_bytes = x.of->weight->panels() * x.of->weight->panel_bytes();
+    if (kernel.spreads && weight_bytes <= L2CacheBytes() / 4 * 3) return 0;
     const int64_t line_bytes = x.of->weight->line_bytes();
     if (k + x.block_k < span_end) return x.block_k / kLineK * line_bytes;
     return next_panel - (k - span_begin) / kLineK * line_bytes;
@@ -459,11 +462,9 @@ class Loop {
     const int64_t k = packer_.group_elements();
     if (group_wise()) return k;  // the block that numerics §5 names, too
     if (is_float()) return BlockKMax(kernel);
+    if (strips_.size() == 1) return kernel.passes == 1 ? k : kBlockKOneStrip;
     int64_t block_k = BlockKMax(kernel);
-    if (kernel.block_k == 0) {
-      if (strips_.size() == 1) return kernel.passes == 1 ? k : kBlockKOneStrip;
-      if (strips_.size() == 2) block_k = kBlockKTwoStrips;
-    }
+    if (strips_.size() == 2 && kernel.block_k == 0) block_k = kBlockKTwoStrips;
     const int64_t blocks = (k + block_k - 1) / block_k;
     const int64_t units = (k + kBlockKUnit - 1) / kBlockKUnit;
     return (units + blocks - 1) / blocks * kBlockKUnit;  // none much shorter than the others
