@@ -26,6 +26,8 @@ constexpr int64_t kProbeLines = 128;
 constexpr int kSamples = 5;
 // A weight that streams past, as the last-level cache holds it.
 constexpr int64_t kStreamK = 4096, kStreamN = 2048;
+// Weights up to this are taken to be in L1, or near it.
+constexpr int64_t kL1Bytes = int64_t{64} << 10;
 // Weights beyond this are taken to come from DRAM.
 constexpr int64_t kLlcBytes = int64_t{16} << 20;
 // What else may be touched ahead, where it takes less than this share of the time: by that much it is no noise. Nothing
@@ -343,7 +345,7 @@ double Calibration::WorkNs(const MicroKernel& kernel, const KernelCost& cost,
   const double memory = double(query.weight_bytes) / ReadGBps(query.weight_bytes);
   const double rest = cost.pack_ns * double(query.rows * query.k) +
                       machine_.finish_ns * double(query.rows * query.n);
-  if (query.rows == 1 && cost.llc_line_ns > 0) {
+  if (query.rows == 1 && cost.llc_line_ns > 0 && query.weight_bytes > kL1Bytes) {
     const bool from_l2 = query.weight_bytes <= L2CacheBytes() / 4 * 3;
     const double stream = (from_l2 ? cost.l2_line_ns : cost.llc_line_ns) * lines * panels;
     return (query.weight_bytes <= kLlcBytes ? stream : Overlap(stream, memory)) + rest;

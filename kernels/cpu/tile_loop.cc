@@ -358,11 +358,11 @@ class Loop {
 
   static void CopySums(const Part& x) {
     const int64_t end = std::min(x.end * kPanelColumns, x.of->weight->spec().n);
-    const auto bytes = static_cast<size_t>((end - x.begin * kPanelColumns) * 4);
-    std::byte* to = x.place + x.begin * kPanelColumns * 4;
-    const std::byte* from = x.sums;
-    for (int64_t r = x.row_begin; r < x.row_end; ++r, to += x.place_ldc * 4, from += x.ldc * 4)
-      std::memcpy(to, from, bytes);
+    const int64_t columns = end - x.begin * kPanelColumns;
+    auto* to = reinterpret_cast<int32_t*>(x.place) + x.begin * kPanelColumns;
+    const auto* from = reinterpret_cast<const int32_t*>(x.sums);
+    for (int64_t r = x.row_begin; r < x.row_end; ++r, to += x.place_ldc, from += x.ldc)
+      std::memcpy(to, from, size_t(columns) * 4);
   }
 
   // The sums of all scale groups of one strip.

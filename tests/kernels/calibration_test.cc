@@ -227,8 +227,10 @@ TEST(Calibration, ModelAddsWhatItNames) {
   // A single row is as slow as its weight streams past: 6 and 9 ns a line from L2 and from the last-level cache, and
   // from DRAM at least what reading takes, at 4 bytes a ns.
   const double row = 10 + 0.25 * 9 + 0.5 * 17;
-  const int64_t from_l2 = int64_t{1} << 10, from_llc = int64_t{1} << 24,
+  const int64_t from_l1 = int64_t{1} << 6, from_l2 = int64_t{1} << 17, from_llc = int64_t{1} << 24,
                 from_dram = int64_t{1} << 25;
+  EXPECT_DOUBLE_EQ(ns({.rows = 1, .k = 9, .n = 17, .weight_bytes = from_l1}),
+                   row + double(from_l1) + 1 * 3 * 2 / 8.0);
   EXPECT_DOUBLE_EQ(ns({.rows = 1, .k = 9, .n = 17, .weight_bytes = from_l2}), row + 6 * 3 * 2);
   EXPECT_DOUBLE_EQ(ns({.rows = 1, .k = 9, .n = 17, .weight_bytes = from_llc}), row + 9 * 3 * 2);
   EXPECT_DOUBLE_EQ(ns({.rows = 1, .k = 9, .n = 17, .weight_bytes = from_dram}),
