@@ -26,6 +26,7 @@ constexpr int64_t kProbeLines = 128;
 constexpr int kSamples = 5;
 // A weight that streams past, as the last-level cache holds it.
 constexpr int64_t kStreamK = 4096, kStreamN = 2048;
+constexpr double kStreamNsMax = 1e6;
 // Weights up to this are taken to be in L1, or near it.
 constexpr int64_t kL1Bytes = int64_t{64} << 10;
 // Weights beyond this are taken to come from DRAM.
@@ -161,7 +162,10 @@ void MeasureStreams(const MicroKernel& kernel, const CpuPackedWeight& weight, do
                     KernelCost* cost) {
   const int rows = std::min(kernel.mr, 2);
   const double read_ns = double(kLineValues * BitsOf(kernel.weight) / 8) / llc_gbps;
-  if (kernel.split() || cost->line_ns[size_t(rows)] > 2 * read_ns) return;
+  const double line_ns = cost->line_ns[size_t(rows)];
+  constexpr double kLines = double(kStreamK / kLineK * kStreamN / kPanelColumns);
+  // Unoptimised and watched code takes so long that nothing else would be done at a start.
+  if (kernel.split() || line_ns > 2 * read_ns || line_ns * kLines > kStreamNsMax) return;
   Arena strip, sums;
   const size_t strip_bytes = size_t(kStreamK) * size_t(rows * ElementBytes(kernel.operand));
   const void* const a = std::memset(strip.Reserve(strip_bytes), 0, strip_bytes);
