@@ -7,6 +7,7 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/proto_buffer_reader.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <atomic>
@@ -96,6 +97,14 @@ EncodedCall EncodedCall::Of(std::string method, std::span<const std::byte> messa
   EncodedCall call;
   call.parts_ = std::move(parts);
   return call;
+}
+
+void SetUpProcess() {
+  // NOLINTBEGIN(concurrency-mt-unsafe): there is no other thread yet
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  // NOLINTEND(concurrency-mt-unsafe)
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 }
 
 EncodedCall EncodedCall::MatMul(std::span<const Product> products, const Activations& activations,

@@ -26,6 +26,8 @@ using cuda::Runtime;
 
 constexpr int64_t kRotatedBytes = int64_t{256} << 20;
 constexpr int kRounds = 15;
+// Sums of a product that are looked at: so many of each of so many rows.
+constexpr int kCheckedRows = 16, kCheckedColumns = 32;
 
 void Demand(const Error& error) {
   if (error.ok()) return;
@@ -60,8 +62,8 @@ class OnDevice {
   std::byte* data_ = nullptr;
 };
 
-std::vector<int8_t> RandomBytes(int64_t count) {
-  std::mt19937 generator(5);
+std::vector<int8_t> RandomBytes(int64_t count, uint32_t seed) {
+  std::mt19937 generator(seed);
   std::vector<int8_t> bytes(static_cast<size_t>(count));
   for (int8_t& b : bytes) b = static_cast<int8_t>(generator());
   return bytes;
@@ -87,14 +89,17 @@ class Bench {
         outcome_(runtime, stream, int64_t{sizeof(cuda::DeviceOutcome)}),
         results_(runtime, stream, m * n * 4),
         partial_(runtime, stream, m * n * 4),
-        tickets_(runtime, stream, (m * n / 4 + 1024) * 4) {
-    const std::vector<int8_t> weight = RandomBytes(n * k_pad_);
+        tickets_(runtime, stream, (m * n / 4 + 1024) * 4),
+        workspace_(runtime, stream, CublasLt::kWorkspaceBytes),
+        weight_values_(RandomBytes(n * k_pad_, 5)),
+        row_values_(RandomBytes(m * k_pad_, 6)) {
     for (int64_t c = 0; c < copies_; ++c) {
       Demand(runtime->Upload(stream, weights_.as<std::byte>() + c * n * k_pad_,
-                             reinterpret_cast<const std::byte*>(weight.data()), n * k_pad_));
+                             reinterpret_cast<const std::byte*>(weight_values_.data()),
+                             n * k_pad_));
       Demand(runtime->Synchronize(stream));
     }
-    rows_.Put(stream, RandomBytes(m * k_pad_));
+    rows_.Put(stream, row_values_);
     scales_.Put(stream, std::vector<float>(static_cast<size_t>(n), 0.01f));
     sources_.Put(stream, std::vector<RowSource>(static_cast<size_t>(m)));
     states_.Put(stream, std::vector<RowState>(static_cast<size_t>(m), RowState{0.01f, 0}));
@@ -105,13 +110,15 @@ class Bench {
   }
   const unsigned char* rows() const { return rows_.as<unsigned char>(); }
   void* results() const { return results_.as<void>(); }
+  void* workspace() const { return workspace_.as<void>(); }
   int64_t k_pad() const { return k_pad_; }
 
   // Nanoseconds of one of `run(copy)`, the best and the median of kRounds.
   std::pair<double, double> Time(const std::function<Error(int64_t copy)>& run) {
     std::vector<double> times;
     int64_t copy = 0;
-    const int64_t each = std::max<int64_t>(copies_, 4);
+    // So many that the host's delay before the first is small beside them.
+    const int64_t each = std::max<int64_t>(copies_, m_ <= 64 ? 32 : 8);
     for (int round = 0; round <= kRounds; ++round) {
       double ns = 0;
       Demand(runtime_->Time(
@@ -126,6 +133,31 @@ class Bench {
     }
     std::sort(times.begin(), times.end());
     return {times.front(), times[times.size() / 2]};
+  }
+
+  // Of the INT32 sums that the last run has left; the first and the last row and column are among those looked at.
+  int64_t CountWrong() {
+    std::mt19937 generator(7);
+    const auto pick = [&generator](int i, int64_t count) {
+      return i == 0 ? 0 : i == 1 ? count - 1 : int64_t(generator() % uint32_t(count));
+    };
+    std::vector<int32_t> sums(static_cast<size_t>(n_));
+    int64_t wrong = 0;
+    for (int i = 0; i < kCheckedRows; ++i) {
+      const int64_t row = pick(i, m_);
+      Demand(runtime_->Download(stream_, reinterpret_cast<std::byte*>(sums.data()),
+                                results_.as<std::byte>() + row * n_ * 4, n_ * 4));
+      Demand(runtime_->Synchronize(stream_));
+      for (int j = 0; j < kCheckedColumns; ++j) {
+        const int64_t column = pick(j, n_);
+        const int8_t* const a = row_values_.data() + row * k_pad_;
+        const int8_t* const w = weight_values_.data() + column * k_pad_;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < k_pad_; ++k) sum += a[k] * w[k];
+        wrong += sum != sums[static_cast<size_t>(column)];
+      }
+    }
+    return wrong;
   }
 
   std::pair<double, double> TimeKernel(const cuda::CudaKernel& kernel, DataType output) {
@@ -174,21 +206,27 @@ class Bench {
   const cuda::Stream stream_;
   const int64_t m_, n_, k_pad_, copies_;
   OnDevice weights_, rows_, sums_, scales_, sources_, states_, output_, outcome_, results_,
-      partial_, tickets_;
+      partial_, tickets_, workspace_;
+  const std::vector<int8_t> weight_values_, row_values_;  // [n][k_pad], [m][k_pad]
 };
 
+// `wrong`: of the sums looked at; negative where none was.
 void Print(const DeviceTimeSettings& settings, const std::array<int64_t, 3>& shape,
-           const std::string& kernel, const std::string& output, std::pair<double, double> ns) {
+           const std::string& kernel, const std::string& output, std::pair<double, double> ns,
+           int64_t wrong) {
   const auto [m, k, n] = shape;
   const double tops = 2e-3 * double(m) * double(k) * double(n) / ns.second;
   const double gbps = double(k) * double(n) / ns.second;
   const char* form =
       settings.json
           ? "{\"m\":%ld,\"k\":%ld,\"n\":%ld,\"kernel\":\"%s\",\"output\":\"%s\","
-            "\"kernel_us\":%.2f,\"kernel_us_best\":%.2f,\"tops\":%.1f,\"weight_gbps\":%.0f}\n"
-          : "%6ld %6ld %6ld  %-34s %-6s %9.2f us (best %.2f)  %8.1f TOPS  %6.0f GB/s of weight\n";
+            "\"kernel_us\":%.2f,\"kernel_us_best\":%.2f,\"tops\":%.1f,\"weight_gbps\":%.0f%s}\n"
+          : "%6ld %6ld %6ld  %-34s %-6s %9.2f us (best %.2f)  %8.1f TOPS  %6.0f GB/s of weight%s\n";
+  const std::string sums = wrong < 0       ? ""
+                           : settings.json ? ",\"wrong_sums\":" + std::to_string(wrong)
+                                           : "  " + std::to_string(wrong) + " sums wrong";
   std::printf(form, m, k, n, kernel.c_str(), output.c_str(), ns.second * 1e-3, ns.first * 1e-3,
-              tops, gbps);
+              tops, gbps, sums.c_str());
   std::fflush(stdout);
 }
 
@@ -239,28 +277,38 @@ class TorchIntMm {
   ScriptProcess script_;
 };
 
-void MeasureShape(const DeviceTimeSettings& settings, const std::array<int64_t, 3>& shape,
-                  Runtime* runtime, cuda::Stream stream, CublasLt* peer, TorchIntMm* torch) {
+// The number of our sums that were wrong.
+int64_t MeasureShape(const DeviceTimeSettings& settings, const std::array<int64_t, 3>& shape,
+                     Runtime* runtime, cuda::Stream stream, CublasLt* peer, TorchIntMm* torch) {
   const auto [m, k, n] = shape;
   Bench bench(runtime, stream, m, k, n);
+  int64_t wrong = 0;
   for (const cuda::CudaKernel& kernel : cuda::CudaKernels()) {
     if (!kernel.fits(DataType::kInt8, Arithmetic::kW8A8)) continue;
     if (!settings.kernel.empty() && settings.kernel != kernel.name) continue;
     if (kernel.form == cuda::Form::kGemv && m > 16) continue;
     if (kernel.form == cuda::Form::kWgmma && !runtime->WhyNot(cuda::KernelId::kWgmma8).empty())
       continue;
-    for (const DataType output : {DataType::kInt32, DataType::kF16})
-      Print(settings, shape, std::string(kernel.name), std::string(NameOf(output)),
-            bench.TimeKernel(kernel, output));
+    const std::string name(kernel.name);
+    const auto int32_ns = bench.TimeKernel(kernel, DataType::kInt32);
+    const int64_t of_these = bench.CountWrong();
+    wrong += of_these;
+    Print(settings, shape, name, "INT32", int32_ns, of_these);
+    Print(settings, shape, name, "F16", bench.TimeKernel(kernel, DataType::kF16), -1);
   }
   // Its int8 wants multiples of four.
-  if (peer != nullptr && peer->Prepare(m, n, bench.k_pad()))
-    Print(settings, shape, "cublaslt", "INT32", bench.Time([&](int64_t copy) -> Error {
-      if (peer->Enqueue(stream, bench.weight(copy), bench.rows(), bench.results())) return {};
+  if (peer != nullptr && peer->Prepare(m, n, bench.k_pad())) {
+    const auto ns = bench.Time([&](int64_t copy) -> Error {
+      if (peer->Enqueue(stream, bench.weight(copy), bench.rows(), bench.results(),
+                        bench.workspace()))
+        return {};
       return {cuda::ErrorKind::kLost, "cublasLtMatmul failed"};
-    }));
+    });
+    Print(settings, shape, "cublaslt", "INT32", ns, bench.CountWrong());
+  }
   if (torch->Prepare(m, bench.k_pad(), n))
-    Print(settings, shape, "torch._int_mm", "INT32", torch->Time());
+    Print(settings, shape, "torch._int_mm", "INT32", torch->Time(), -1);
+  return wrong;
 }
 
 }  // namespace
@@ -284,10 +332,12 @@ int PrintDeviceTimes(const DeviceTimeSettings& settings) {
     for (const int64_t m : {1, 8, 16, 32, 64, 256, 1024, 4096})
       if (settings.shapes.empty()) shapes.push_back({m, k, n});
   TorchIntMm torch(settings.python);
+  int64_t wrong = 0;
   for (const auto& shape : shapes)
-    MeasureShape(settings, shape, runtime, stream, peer.get(), &torch);
+    wrong += MeasureShape(settings, shape, runtime, stream, peer.get(), &torch);
   runtime->DestroyStream(stream);
-  return 0;
+  if (wrong > 0) std::fprintf(stderr, "kernels_bench: %ld sums were WRONG\n", wrong);
+  return wrong == 0 ? 0 : 1;
 }
 
 }  // namespace qmatmul::bench

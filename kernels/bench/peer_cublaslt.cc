@@ -9,6 +9,7 @@ namespace {
 constexpr int kCompute32I = 72, kInt8 = 3, kInt32 = 10;  // cublasComputeType_t, cudaDataType_t
 constexpr int kTransA = 3;                               // CUBLASLT_MATMUL_DESC_TRANSA
 constexpr int kOpTransposed = 1;                         // CUBLAS_OP_T
+constexpr int kWorkspaceBytesMax = 1;                    // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
 constexpr int64_t kAlgorithmBytes = 64, kHeuristicBytes = 64 + 8 + 4 + 4 + 16;
 constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
 
@@ -34,6 +35,7 @@ struct CublasLt::Library {
   int (*layout_create)(void**, int, uint64_t, uint64_t, int64_t) = nullptr;
   int (*layout_destroy)(void*) = nullptr;
   int (*preference_create)(void**) = nullptr;
+  int (*preference_set)(void*, int, const void*, size_t) = nullptr;
   int (*preference_destroy)(void*) = nullptr;
   int (*heuristic)(void*, void*, void*, void*, void*, void*, void*, int, Heuristic*,
                    int*) = nullptr;
@@ -55,6 +57,7 @@ struct CublasLt::Library {
            Find("cublasLtMatrixLayoutCreate", &layout_create) &&
            Find("cublasLtMatrixLayoutDestroy", &layout_destroy) &&
            Find("cublasLtMatmulPreferenceCreate", &preference_create) &&
+           Find("cublasLtMatmulPreferenceSetAttribute", &preference_set) &&
            Find("cublasLtMatmulPreferenceDestroy", &preference_destroy) &&
            Find("cublasLtMatmulAlgoGetHeuristic", &heuristic) && Find("cublasLtMatmul", &matmul);
   }
@@ -102,16 +105,19 @@ bool CublasLt::Prepare(int64_t m, int64_t n, int64_t k) {
   void* preference = nullptr;
   if (l.preference_create(&preference) != 0) return false;
   int found = 0;
+  const uint64_t workspace_bytes = kWorkspaceBytes;  // without, what cuts K is left out
+  (void)l.preference_set(preference, kWorkspaceBytesMax, &workspace_bytes, sizeof workspace_bytes);
   const int status = l.heuristic(l.lt, l.desc, l.a, l.b, l.c, l.c, preference, 1, &l.best, &found);
   l.preference_destroy(preference);
   return status == 0 && found > 0;
 }
 
-bool CublasLt::Enqueue(void* stream, const void* weight, const void* rows, void* results) {
+bool CublasLt::Enqueue(void* stream, const void* weight, const void* rows, void* results,
+                       void* workspace) {
   Library& l = *library_;
   const int32_t one = 1, zero = 0;
   return l.matmul(l.lt, l.desc, &one, weight, l.a, rows, l.b, &zero, results, l.c, results, l.c,
-                  l.best.algorithm, nullptr, 0, stream) == 0;
+                  l.best.algorithm, workspace, kWorkspaceBytes, stream) == 0;
 }
 
 }  // namespace qmatmul::bench

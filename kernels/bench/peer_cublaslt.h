@@ -17,7 +17,9 @@ class CublasLt {
 
   // C[m, n] = A[m, k] · W[n, k]ᵀ, dense. False when the library has no way of doing it.
   bool Prepare(int64_t m, int64_t n, int64_t k);
-  bool Enqueue(void* stream, const void* weight, const void* rows, void* results);
+  // `workspace`: kWorkspaceBytes of device memory that nothing else uses meanwhile.
+  static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
+  bool Enqueue(void* stream, const void* weight, const void* rows, void* results, void* workspace);
 
  private:
   struct Library;

@@ -228,21 +228,27 @@ class Loop {
     const Part part = PartOf(w, blocks_[block].strip_begin, blocks_[block].strip_end);
     if (members_ == 1) return MultiplyPart(part, 0, panels, scratch);
     Share* const shares = SharesOf(block, index);
-    // So small that nobody is waited for long, and not so small that its own cost shows.
+    // Not so small that a step's own cost shows.
     const int64_t panel_macs = (part.row_end - part.row_begin) * w.weight->spec().k * kPanelColumns;
-    const int64_t step_panels =
-        std::max({panels / members_ / 8, kStepMacs / panel_macs, int64_t{4}});
-    const int64_t step = (step_panels + unit - 1) / unit;
+    const int64_t least_panels = std::max(kStepMacs / panel_macs, int64_t{4});
+    const int64_t least = (least_panels + unit - 1) / unit;
     for (int i = 0; i < members_; ++i) {
       Share& share = shares[(member + i) % members_];
-      for (;;) {
-        const int64_t begin =
-            std::atomic_ref(share.next).fetch_add(step, std::memory_order_relaxed);
-        if (begin >= share.end) break;
-        const int64_t end = std::min(begin + step, share.end);
+      int64_t begin = 0, end = 0;
+      while (TakeStep(&share, least, &begin, &end))
         MultiplyPart(part, begin * unit, std::min(end * unit, panels), scratch);
-      }
     }
+  }
+
+  // A quarter of what is left: large steps first, and at the end, where members wait for each other, small ones.
+  static bool TakeStep(Share* share, int64_t least, int64_t* begin, int64_t* end) {
+    const std::atomic_ref next(share->next);
+    *begin = next.load(std::memory_order_relaxed);
+    do {
+      if (*begin >= share->end) return false;
+      *end = std::min(*begin + std::max((share->end - *begin) / 4, least), share->end);
+    } while (!next.compare_exchange_weak(*begin, *end, std::memory_order_relaxed));
+    return true;
   }
 
   // Where panels are fewer than members, they share the strips too.

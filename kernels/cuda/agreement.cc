@@ -1,5 +1,6 @@
 #include "kernels/cuda/agreement.h"
 
+#include <array>
 #include <memory>
 #include <random>
 #include <vector>
@@ -12,9 +13,15 @@ namespace {
 struct Size {
   int64_t rows, k, n;
 };
-// More stages than are in flight, with a part of one at the end; more tiles than one each way; and one tile of
-// rows with few columns, whose K is cut into slices.
-constexpr Size kSizes[] = {{300, 1500, 391}, {77, 8300, 40}};
+
+// More tiles than one each way; one tile of rows with few columns, whose K is cut into slices; and more tiles than
+// the device has multiprocessors, so that K is not cut and its stages, the last of them a part of one, go round the
+// ring of those in flight several times.
+std::array<Size, 3> SizesFor(int multiprocessors) {
+  constexpr int64_t kTile = 128, kTilesOfRows = 3;
+  const int64_t columns = (multiprocessors + kTilesOfRows) / kTilesOfRows * kTile;
+  return {{{300, 1500, 391}, {77, 8300, 40}, {kTilesOfRows * kTile - 84, 1500, columns - 5}}};
+}
 
 std::vector<int32_t> Product(Device* device, const std::shared_ptr<const PackedWeight>& weight,
                              const std::vector<int8_t>& rows, int64_t count,
@@ -37,9 +44,10 @@ std::vector<int32_t> Product(Device* device, const std::shared_ptr<const PackedW
 
 }  // namespace
 
-Fault CompareKernels(Device* device, std::string_view one, std::string_view other) {
+Fault CompareKernels(Device* device, int multiprocessors, std::string_view one,
+                     std::string_view other) {
   std::mt19937 generator(90);
-  for (const Size& size : kSizes) {
+  for (const Size& size : SizesFor(multiprocessors)) {
     std::vector<int8_t> data(static_cast<size_t>(size.k * size.n)),
         rows(static_cast<size_t>(size.rows * size.k));
     for (int8_t& value : data) value = static_cast<int8_t>(generator());

@@ -13,7 +13,8 @@
 
 namespace qmatmul::cuda {
 
-// Ok when both give the same sums for INT8 weights; else as ProveKernel.
-Fault CompareKernels(Device* device, std::string_view one, std::string_view other);
+// Ok when both give the same sums for INT8 weights; else as ProveKernel. `multiprocessors`: the device's.
+Fault CompareKernels(Device* device, int multiprocessors, std::string_view one,
+                     std::string_view other);
 
 }  // namespace qmatmul::cuda

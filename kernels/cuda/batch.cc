@@ -49,8 +49,9 @@ void CopyBytes(std::span<const ByteSpan> spans, int64_t offset, int64_t count, s
 
 }  // namespace
 
-Batch::Batch(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu, Lane* lane)
-    : work_(work), kernels_(kernels), gpu_(gpu), lane_(lane) {
+Batch::Batch(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu, Lane* lane,
+             double* launches_ns)
+    : work_(work), kernels_(kernels), gpu_(gpu), lane_(lane), launches_ns_(launches_ns) {
   MakeForms();
 }
 
@@ -350,9 +351,28 @@ Error Batch::Enqueue(bool* replayed) {
                         lane_->device.data() + down_begin_,
                         end_ - down_begin_,
                         {}});
+  if (launches_ns_ != nullptr) return EnqueueTimed(operations);
   if (rows_ <= kGraphRowsMax)
     return lane_->graphs.Enqueue(lane_->stream, std::move(operations), replayed);
   return GraphCache::EnqueueAll(lane_->runtime, lane_->stream, operations);
+}
+
+// The upload before, the download behind what is timed.
+Error Batch::EnqueueTimed(std::span<const Operation> operations) {
+  Runtime* const runtime = lane_->runtime;
+  const Stream stream = lane_->stream;
+  const auto put = [=](std::span<const Operation> part) {
+    return GraphCache::EnqueueAll(runtime, stream, part);
+  };
+  if (Error e = put(operations.first(1)); !e.ok()) return e;
+  double ns = 0;
+  const auto launches = operations.subspan(1, operations.size() - 2);
+  if (Error e = runtime->Time(
+          stream, [&] { return put(launches); }, &ns);
+      !e.ok())
+    return e;
+  *launches_ns_ += ns;
+  return put(operations.last(1));
 }
 
 Fault Batch::Run(std::span<const TilePart> parts, std::vector<int64_t>* refused_rows,

@@ -43,7 +43,9 @@ inline constexpr int64_t kNoRow = INT64_MAX, kOwnInput = -1;
 
 class Batch {
  public:
-  Batch(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu, Lane* lane);
+  // Where `launches_ns` is not null, what launches take on the device is added to it; they are then done one by one.
+  Batch(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu, Lane* lane,
+        double* launches_ns);
 
   // Device and pinned memory that a row takes beside what all share.
   int64_t row_bytes() const;
@@ -91,6 +93,7 @@ class Batch {
   DeviceOutput OutputOf(const Epilogue& epilogue, const WeightArgs& weight) const;
   void FillActivations();
   Error Enqueue(bool* replayed);
+  Error EnqueueTimed(std::span<const Operation> operations);
   Error AddStep(size_t step, std::vector<Operation>* operations) const;
   ProductArgs ArgsOf(size_t step, size_t w) const;
   Error LaunchOf(size_t step, size_t w, KernelLaunch* launch) const;
@@ -115,6 +118,7 @@ class Batch {
   const std::span<const StepKernels> kernels_;
   Gpu* const gpu_;
   Lane* const lane_;
+  double* const launches_ns_;
   std::span<const TilePart> parts_;
   int64_t rows_ = 0;
   std::vector<Step> steps_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace qmatmul::cuda {
@@ -19,7 +20,13 @@ int64_t NowNs() {
 // Products of a square weight of zeros' neighbours: which values they are costs nothing.
 class Trial {
  public:
-  Trial(Device* device, const CudaKernel& kernel) : device_(device), kernel_(kernel) {}
+  // Of one product: all of it as the host sees it, and its launches on the device.
+  struct Times {
+    double call_ns = 0, launches_ns = 0;
+  };
+
+  Trial(Device* device, const LaunchTimer& run, const CudaKernel& kernel)
+      : device_(device), run_(run), kernel_(kernel) {}
 
   bool Pack(int64_t side) {
     WeightView view;
@@ -38,8 +45,8 @@ class Trial {
     return device_->Pack(view, &weight_).ok();
   }
 
-  // Of the best of a few; negative when the device refuses.
-  int64_t RunNs(int64_t rows) const {
+  // Of the best of a few; none when the device refuses.
+  std::optional<Times> Run(int64_t rows) const {
     const int64_t k = weight_->spec().k, n = weight_->spec().n;
     const bool floats = kernel_.arithmetic == Arithmetic::kW8A32;
     const std::vector<std::byte> data(static_cast<size_t>(rows * k * (floats ? 4 : 1)));
@@ -52,7 +59,7 @@ class Trial {
                               {},
                               {}};
     std::vector<std::byte> results(static_cast<size_t>(rows * n * 4));
-    int64_t best = -1;
+    Times best{1e18, 1e18};
     for (int i = 0; i < 4; ++i) {
       SegmentOutput output;
       output.epilogue.dtype = DataType::kF32;
@@ -62,65 +69,68 @@ class Trial {
       segment.rows = rows;
       segment.outputs = {&output, 1};
       const WorkStep step{{&weight_, 1}, kernel_.arithmetic, {}};
-      RunReport report;
       const int64_t start = NowNs();
-      if (!device_->Run({{&segment, 1}, {&step, 1}, kernel_.name, 0}, &report).ok()) return -1;
-      const int64_t ns = NowNs() - start;
-      best = best < 0 ? ns : std::min(best, ns);
-      if (ns > 4 * kLongEnoughNs) break;
+      double launches_ns = 0;
+      if (!run_({{&segment, 1}, {&step, 1}, kernel_.name, 0}, &launches_ns).ok()) return {};
+      const auto call_ns = static_cast<double>(NowNs() - start);
+      best = {std::min(best.call_ns, call_ns), std::min(best.launches_ns, launches_ns)};
+      if (call_ns > 4 * kLongEnoughNs) break;
     }
     return best;
   }
 
  private:
   Device* const device_;
+  const LaunchTimer& run_;
   const CudaKernel& kernel_;
   std::shared_ptr<const PackedWeight> weight_;
 };
 
 // Bytes up and down by the difference that more of them make; a copy of no cost would be infinitely fast.
-CallCosts FitCall(Device* device, const CudaKernel& kernel) {
+std::optional<CallCosts> FitCall(Device* device, const LaunchTimer& run, const CudaKernel& kernel) {
+  Trial trial(device, run, kernel);
+  if (!trial.Pack(kSideMin)) return {};
+  const auto one = trial.Run(1), many = trial.Run(kManyRows);
+  if (!one || !many) return {};
   CallCosts costs;
-  Trial trial(device, kernel);
-  if (!trial.Pack(kSideMin)) return costs;
-  costs.call_ns = static_cast<double>(std::max<int64_t>(trial.RunNs(1), 1));
-  const double many = static_cast<double>(std::max<int64_t>(trial.RunNs(kManyRows), 1));
+  costs.call_ns = one->call_ns;
+  const double copies_ns = many->call_ns - many->launches_ns - (one->call_ns - one->launches_ns);
   const double bytes = double(kManyRows) * kSideMin * 5;  // a byte up and four down a result
-  costs.up_bytes_per_ns = costs.down_bytes_per_ns = bytes / std::max(many - costs.call_ns, 1.0);
+  costs.up_bytes_per_ns = costs.down_bytes_per_ns = bytes / std::max(copies_ns, 1.0);
   return costs;
 }
 
-KernelRates FitKernel(Device* device, const CudaKernel& kernel, double call_ns) {
+KernelRates FitKernel(Device* device, const LaunchTimer& run, const CudaKernel& kernel) {
   KernelRates rates;
-  Trial trial(device, kernel);
+  Trial trial(device, run, kernel);
   for (int64_t side = kSideMin; side <= kSideMax; side *= 4) {
     if (!trial.Pack(side)) break;
     // Tiles are measured where they are full.
     const bool tiles = kernel.form == Form::kMma || kernel.form == Form::kWgmma;
     const int64_t many_rows = tiles ? kManyRows : kManyRows / 8;
-    const int64_t one = trial.RunNs(1), many = trial.RunNs(many_rows);
-    if (one < 0 || many < 0) break;
+    const auto one = trial.Run(1), many = trial.Run(many_rows);
+    if (!one || !many) break;
     const double values = double(side) * double(side), bytes = values * BitsOf(kernel.weight) / 8;
-    rates.bytes_per_ns = bytes / std::max(double(one) - call_ns, 100.0);
-    rates.products_per_ns = values * double(many_rows) / std::max(double(many) - call_ns, 100.0);
-    if (double(many) - call_ns > kLongEnoughNs) break;
+    rates.bytes_per_ns = bytes / std::max(one->launches_ns, 100.0);
+    rates.products_per_ns = values * double(many_rows) / std::max(many->launches_ns, 100.0);
+    if (many->launches_ns > kLongEnoughNs) break;
   }
   return rates;
 }
 
 }  // namespace
 
-void FitCosts(Device* device, KernelChoices* choices) {
-  double call_ns = 0;
+void FitCosts(Device* device, const LaunchTimer& run, KernelChoices* choices) {
+  bool call_is_known = false;
   for (size_t i = 0; i < CudaKernels().size(); ++i) {
-    if (!choices->list().IsUsable(i)) continue;
+    if (!choices->list().IsEligible(i, 1) || !choices->list().IsEligible(i, kManyRows)) continue;
     const CudaKernel& kernel = CudaKernels()[i];
-    if (call_ns == 0) {
-      const CallCosts costs = FitCall(device, kernel);
-      choices->SetCosts(costs);
-      call_ns = costs.call_ns;
+    if (!call_is_known) {
+      const auto costs = FitCall(device, run, kernel);
+      call_is_known = costs.has_value();
+      if (call_is_known) choices->SetCosts(*costs);
     }
-    choices->SetRates(i, FitKernel(device, kernel, call_ns));
+    choices->SetRates(i, FitKernel(device, run, kernel));
   }
 }
 

@@ -94,7 +94,11 @@ std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
     std::string unproved;
     Fault fault = device->ProveKernels(&unproved);
     if (fault.ok()) {
-      FitCosts(device.get(), &device->choices_);
+      const auto timed = [&device](const Work& work, double* launches_ns) {
+        RunReport report;
+        return device->RunTimed(work, &report, launches_ns);
+      };
+      FitCosts(device.get(), timed, &device->choices_);
       fault = gpu->CheckLost();
     }
     if (fault.ok()) return device;
@@ -102,7 +106,13 @@ std::unique_ptr<CudaDevice> CudaDevice::Open(std::unique_ptr<Runtime> runtime,
     device = nullptr;
     gpu->Close();
     // A kernel that lost the device is left out; what else went wrong would go wrong again.
-    if (unproved.empty() || !gpu->lost() || !shared->Reset().ok()) return nullptr;
+    if (unproved.empty() || !gpu->lost()) return nullptr;
+    if (Error error = shared->Reset(); !error.ok()) {
+      *why_not += "; it was " + unproved +
+                  " that proved itself then, and the device does not come back (" + error.message +
+                  "): start again with QMATMUL_DISABLE_KERNELS=" + unproved;
+      return nullptr;
+    }
     broken.push_back(unproved);
   }
 }
@@ -135,7 +145,8 @@ Fault CudaDevice::ProveKernels(std::string* unproved) {
       ++other;
     if (other == kernels.size()) continue;
     *unproved = kernels[i].name;
-    const Fault proof = CompareKernels(this, *unproved, kernels[other].name);
+    const Fault proof =
+        CompareKernels(this, gpu()->info().multiprocessors, *unproved, kernels[other].name);
     for (const int64_t rows : kProvedRows)
       if (Fault f = Judge(proof, *unproved, rows); !f.ok()) return f;
   }
@@ -239,6 +250,10 @@ Fault CudaDevice::Choose(const Work& work, const Gpu& gpu, int64_t rows,
 }
 
 Fault CudaDevice::Run(const Work& work, RunReport* report) {
+  return RunTimed(work, report, nullptr);
+}
+
+Fault CudaDevice::RunTimed(const Work& work, RunReport* report, double* launches_ns) {
   const int64_t start = NowNs();
   assert(!work.steps.empty());
   *report = {};
@@ -249,7 +264,8 @@ Fault CudaDevice::Run(const Work& work, RunReport* report) {
     std::vector<StepKernels> kernels;
     if (Fault f = Choose(work, *gpu, report->rows, &kernels, report); !f.ok()) return f;
     if (report->rows > 0)
-      if (Fault f = RunTiles(work, kernels, gpu.get(), report->rows, report); !f.ok()) return f;
+      if (Fault f = RunTiles(work, kernels, gpu.get(), report->rows, report, launches_ns); !f.ok())
+        return f;
   } catch (const std::bad_alloc&) {
     return {FaultKind::kResourceExhausted, "SCRATCH_MEMORY",
             "no host memory for a product of " + std::to_string(report->rows) +
@@ -260,10 +276,10 @@ Fault CudaDevice::Run(const Work& work, RunReport* report) {
 }
 
 Fault CudaDevice::RunTiles(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu,
-                           int64_t rows, RunReport* report) {
+                           int64_t rows, RunReport* report, double* launches_ns) {
   const Gpu::Hold lane(gpu);
   if (!lane) return gpu->CheckLost();
-  Batch batch(work, kernels, gpu, lane.get());
+  Batch batch(work, kernels, gpu, lane.get(), launches_ns);
   const int64_t bytes_max = std::min(kTileBytesMax, info_.memory_bytes / kTileMemoryShare);
   const int64_t rows_max = std::clamp<int64_t>(bytes_max / batch.row_bytes(), 1, kTileRowsMax);
   const int64_t tiles = (rows + rows_max - 1) / rows_max;

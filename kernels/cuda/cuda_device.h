@@ -72,8 +72,10 @@ class CudaDevice final : public Device {
   // The weights are this GPU's, and each has a kernel.
   Fault Choose(const Work& work, const Gpu& gpu, int64_t rows, std::vector<StepKernels>* kernels,
                RunReport* report) const;
+  // Run; where `launches_ns` is not null, that receives what the launches took on the device.
+  Fault RunTimed(const Work& work, RunReport* report, double* launches_ns);
   Fault RunTiles(const Work& work, std::span<const StepKernels> kernels, Gpu* gpu, int64_t rows,
-                 RunReport* report);
+                 RunReport* report, double* launches_ns);
 
   std::mutex reopen_mutex_;       // one attempt at a time
   mutable std::mutex gpu_mutex_;  // guards gpu_

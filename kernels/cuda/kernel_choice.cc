@@ -58,7 +58,7 @@ double KernelChoices::CallNs(const ProductSize& size) const {
 
 bool KernelChoices::IsMeasured(const ProductSize& size) const {
   for (size_t i = 0; i < rates_.size(); ++i)
-    if (CudaKernels()[i].fits(size.weight, size.arithmetic) && list_.IsUsable(i) &&
+    if (CudaKernels()[i].fits(size.weight, size.arithmetic) && list_.IsEligible(i, size.rows) &&
         KernelNs(i, size) <= 0)
       return false;
   return true;

@@ -68,7 +68,7 @@ class KernelChoices {
   };
 
   double KernelNs(size_t index, const ProductSize& size) const;
-  // Every usable kernel of that kind was.
+  // Every kernel of that kind that is not put aside was.
   bool IsMeasured(const ProductSize& size) const;
   Merit MeritOf(size_t index, const ProductSize& size, bool measured) const;
 

@@ -23,8 +23,9 @@ constexpr CudaKernel kKernels[] = {
     {"cuda.simt.f32s2f32.8x128x1", Form::kFloat, k2, kW8A32, 8, 128, 1},
 };
 
-// Blocks that keep every multiprocessor's memory pipes full: 128 threads each, and of the tiles two.
-constexpr int kGemvBlocksEach = 8, kTileBlocksEach = 2, kFloatBlocksEach = 4;
+// Blocks that keep every multiprocessor's memory pipes full: 128 threads each, and of mma's tiles two. Shared memory
+// has room for one of wgmma's.
+constexpr int kGemvBlocksEach = 8, kMmaBlocksEach = 2, kWgmmaBlocksEach = 1, kFloatBlocksEach = 4;
 constexpr int64_t kSlicesMax = 64;
 constexpr int64_t kFloatPartialBytesMax = int64_t{32} << 20;
 
@@ -91,7 +92,7 @@ ProductPlan PlanProduct(const CudaKernel& kernel, const WeightArgs& w, int64_t o
     each = kGemvBlocksEach;
   } else if (kernel.form != Form::kFloat) {
     most = w.groups > 1 ? 1 : operand_bytes / 256;
-    each = kTileBlocksEach;
+    each = kernel.form == Form::kWgmma ? kWgmmaBlocksEach : kMmaBlocksEach;
   } else {
     most = CeilDiv(w.k, w.groups > 1 ? w.group_k : 512);
     plan.float_bytes = most * rows * w.n * 4;

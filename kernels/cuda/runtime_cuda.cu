@@ -148,6 +148,8 @@ class CudaRuntime final : public Runtime {
   Error DescribeRows(const unsigned char* data, int64_t rows, int64_t row_bytes,
                      TensorMap* map) override {
     static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+    // The encoder wants a current context, which a thread has from its first call of the runtime on.
+    if (Error e = Use(); !e.ok()) return e;
     const cuuint64_t sizes[] = {cuuint64_t(row_bytes), cuuint64_t(rows)};
     const cuuint64_t strides[] = {cuuint64_t(row_bytes)};
     const cuuint32_t box[] = {128, 128}, steps[] = {1, 1};
@@ -183,14 +185,22 @@ class CudaRuntime final : public Runtime {
     if (Use().ok()) (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
   }
   Error Reset() override {
-    // A lost device may refuse to be made current, and is current all the same. Never another's context.
+    // A lost device may refuse to be made current, and to say which is, and is current all the same. Never
+    // another's context.
     if (Error e = Use(); !e.ok()) (void)cudaGetLastError();
-    int current = -1;
-    (void)cudaGetDevice(&current);
+    int current = device_;
+    const bool is_told = cudaGetDevice(&current) == cudaSuccess;
     (void)cudaGetLastError();
-    if (current != device_) return {ErrorKind::kLost, "the driver does not let " + info_.id + " be reset"};
-    if (Error e = ErrorOf(cudaDeviceReset()); !e.ok()) return e;
-    return Prepare();
+    if (is_told && current != device_) return {ErrorKind::kLost, "the driver does not let " + info_.id + " be reset"};
+    // What it returns may be the loss itself; whether the device is back, its next use says.
+    (void)cudaDeviceReset();
+    (void)cudaGetLastError();
+    if (Error e = Prepare(); !e.ok()) return e;
+    std::byte* memory = nullptr;
+    if (Error e = Allocate(256, &memory); !e.ok()) return e;
+    const Error error = ErrorOf(cudaMemset(memory, 0, 256));
+    Free(memory);
+    return error.ok() ? ErrorOf(cudaDeviceSynchronize()) : error;
   }
   Error Synchronize(Stream stream) override {
     if (Error e = Use(); !e.ok()) return e;

@@ -4,7 +4,7 @@
 //       warps 0 … 3   one thread of them starts the copies of rows and columns, each 128 × 128 bytes
 //       warps 4 … 11  two warpgroups of 64 rows, 64 sums a thread
 //
-//     full[stage]: both copies have arrived.  empty[stage]: both warpgroups have read it.
+//     full[stage]: both copies have arrived.  empty[stage]: all eight warps have read it.
 //
 // Lives on IGMMA.64x128x32.S8.S8. Tiles lie as TMA's 128-byte swizzle leaves them, which is what the matrix
 // descriptors say; TMA fills with zeros what lies past an edge.
@@ -25,6 +25,7 @@ class WgmmaKernel {
   static constexpr int kThreads = 384, kRows = 128, kColumns = 128, kStageK = 128, kStages = 4;
   static constexpr int kSideBytes = 128 * kStageK, kStageBytes = 2 * kSideBytes;
   static constexpr int kAlignment = 1024;  // of a swizzled tile
+  static constexpr int kReaders = 8;       // warps of the two warpgroups
   static constexpr int kSharedBytes = kStages * kStageBytes + kAlignment + 2 * kStages * 8 + 16;
 
 #if defined(QMATMUL_CUDA_EMULATED) || !defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -45,7 +46,7 @@ class WgmmaKernel {
     if (simt::Thread() == 0) {
       for (int s = 0; s < kStages; ++s) {
         InitBarrier(block.full + 8 * s, 1);
-        InitBarrier(block.empty + 8 * s, 2);
+        InitBarrier(block.empty + 8 * s, kReaders);
       }
       asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
     }
@@ -81,9 +82,10 @@ class WgmmaKernel {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
   }
   static QMATMUL_DEVICE void Wait(uint32_t barrier, uint32_t parity) {
-    constexpr int tries_max = 1 << 24;  // each suspends for a while: seconds in all
+    // A barrier that never comes must not hang the device: no product takes so long.
+    constexpr uint64_t kWaitNsMax = 10'000'000'000;
     uint32_t done = 0;
-    for (int i = 0; done == 0; ++i) {
+    for (uint64_t start = 0; done == 0;) {
       asm volatile(
           "{\n.reg .pred p;\n"
           "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
@@ -91,7 +93,11 @@ class WgmmaKernel {
           : "=r"(done)
           : "r"(barrier), "r"(parity)
           : "memory");
-      if (i == tries_max) simt::Trap();
+      if (done != 0) return;
+      uint64_t now;
+      asm volatile("mov.u64 %0, %%globaltimer;\n" : "=l"(now));
+      if (start == 0) start = now;
+      if (now - start > kWaitNsMax) simt::Trap();
     }
   }
   static QMATMUL_DEVICE void CopyTile(uint32_t to, const TensorMap& map, int k, int row,
@@ -145,7 +151,8 @@ class WgmmaKernel {
   }
 
   static QMATMUL_DEVICE void Consume(const Block& block, int group, int32_t (&d)[64]) {
-    const bool speaks = simt::Thread() % 128 == 0;
+    // wgmma.wait_group speaks for its own warp: each says that it has read.
+    const bool speaks = simt::Thread() % kWarp == 0;
     for (int s = block.begin; s < block.end; ++s) {
       const int i = s - block.begin, slot = i % kStages;
       Wait(block.full + 8 * slot, uint32_t(i / kStages) & 1);

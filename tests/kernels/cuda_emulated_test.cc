@@ -413,6 +413,20 @@ TEST(CudaSelfTest, AWrongKernelIsPutAsideForItsRowsAndOthersServe) {
   EXPECT_TRUE(device->Quarantined().empty());
 }
 
+// A call's costs are measured with a kernel that serves, whichever stands first in the table.
+TEST(CudaSelfTest, AKernelThatIsPutAsideDoesNotSpoilTheCosts) {
+  const Emulated emulated = Open<BrokenRuntime<KernelId::kMma8R16>>({});
+  Device* device = emulated.device.get();
+  EXPECT_FALSE(device->Quarantined().empty());
+  Random random(29);
+  const auto tiny = test::PackOn(device, AnyWeight(DataType::kInt8, 1, 1, 1, &random));
+  const TestActivations one = IntegerActivations(DataType::kInt8, 1, 1, Fill::kRandom, &random);
+  const test::DeviceCall call = CallDevice(device, tiny, one, {.skip_bias = true});
+  EXPECT_TRUE(call.fault.ok());
+  EXPECT_EQ(call.report.kernel, "cuda.dp4a.s8s8s32.8x4x16");
+  EXPECT_GT(device->PredictNs(1, *tiny, Arithmetic::kW8A8, 0), 1000) << "a copy each way, at least";
+}
+
 // Loses the device whenever it runs one program.
 template <KernelId kDeadly>
 class DeadlyRuntime final : public EmulatedRuntime {
@@ -446,11 +460,11 @@ TEST(CudaSelfTest, AKernelThatLosesTheDeviceIsNotOfferedAndTheDeviceIsMadeAnew) 
 TEST(CudaSelfTest, KernelsAreComparedOnLargeProducts) {
   const std::string_view gemv = "cuda.dp4a.s8s8s32.8x4x16", mma = "cuda.mma.s8s8s32.128x128x32";
   const Emulated sound = Open({});
-  EXPECT_TRUE(CompareKernels(sound.device.get(), gemv, mma).ok());
+  EXPECT_TRUE(CompareKernels(sound.device.get(), 4, gemv, mma).ok());
   // A program that self-tests of 77 rows do not meet on a device of four multiprocessors.
   const Emulated broken = Open<BrokenRuntime<KernelId::kMma8R128>>({});
   EXPECT_TRUE(broken.device->Quarantined().empty());
-  const Fault fault = CompareKernels(broken.device.get(), mma, gemv);
+  const Fault fault = CompareKernels(broken.device.get(), 4, mma, gemv);
   EXPECT_EQ(fault.reason, kSelfTestFailed);
   EXPECT_NE(fault.message.find("differs from"), std::string::npos);
 }

@@ -88,13 +88,17 @@ def peak_memory(machine):
         "calls": run["ok"]}
 
 
+# What valgrind's processor does not have is disabled outside of it, too: a calibration is of one set of kernels.
+UNDER_VALGRIND = ("--threads", "1", "--disable-kernels", "cpu.amx_int8,cpu.avx512_vnni,cpu.avx_vnni")
+
+
 def _instructions(machine, metrics: str) -> float:
     """Instructions of one small call by callgrind: a long run less a short one, so that the start does not count."""
     totals = []
     counts = (1000, 3000) if machine.quick else (2000, 8000)
     for calls in counts:
         out = machine.path(f"callgrind-{metrics}-{calls}")
-        server = machine.server("--metrics", metrics, "--threads", "1", "--team-spin-us-max", "0", under=(
+        server = machine.server("--metrics", metrics, *UNDER_VALGRIND, "--team-spin-us-max", "0", under=(
             "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"))
         weight = machine.register(server, "small", 64, 64)
         clean(machine.bench(server.address, "--weight", weight, "--rows", 1, "--concurrency", 8, "--requests", calls,
@@ -109,7 +113,7 @@ def metrics_cost(machine):
     """Instructions of a small call with metrics on over off (callgrind; this needs no hardware counters)"""
     if not shutil.which("valgrind"):
         raise NotAvailable("valgrind is not installed: apt-get install valgrind")
-    machine.server("--threads", "1").stop()  # calibrates at full speed; the servers below read its file
+    machine.server(*UNDER_VALGRIND).stop()  # calibrates at full speed; the servers below read its file
     # How calls meet on the sockets differs from run to run, and on a machine that stalls they wake each other more
     # often, which only adds: the fewest of several, by turns.
     rounds = [(_instructions(machine, "on"), _instructions(machine, "off")) for _ in range(1 if machine.quick else 3)]

@@ -43,6 +43,7 @@ bool CallOf(const std::string& text, EncodedCall* call) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  qmatmul::client::SetUpProcess();  // as the `qmatmul` program
   qmatmul::client::LoadPlan plan;
   EncodedCall call;
   if (argc != 5 || !CallOf(argv[2], &call)) {
