@@ -25,7 +25,7 @@ constexpr size_t kOrderCount = 16'384;
 // At a higher rate sends that are due within so long leave together, and are late by that at most: a wake-up for each
 // would take a tenth of two cores, which are the server's as well where both share a machine.
 constexpr double kWakesPerSecondMax = 10'000;
-constexpr auto kWakeEvery = std::chrono::microseconds(100);
+constexpr auto kWakeEvery = std::chrono::microseconds(250);
 // Memory bound of an open loop that the server cannot follow. Reaching it delays the sends, which
 // then count as late.
 constexpr int64_t kInFlightMax = 32'768;

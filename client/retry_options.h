@@ -20,7 +20,7 @@ struct RetryOptions {
   // While the server refuses MatMuls of a weight for being full, so many are sent for each that it
   // accepted within the last second (and 10 more); others end with UNAVAILABLE CLIENT_THROTTLED
   // before they cost it anything. 0: all are sent.
-  double sent_per_accepted = 1.5;
+  double sent_per_accepted = 1.25;
   uint64_t seed = 0;  // of the random waits; 0: another one for each client
 };
 

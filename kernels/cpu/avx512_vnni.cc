@@ -323,8 +323,9 @@ void RunWideGemv(const TileArgs& t) {
     Store(static_cast<int32_t*>(t.c) + 16 * p, Total(sums[p]), t.accumulate);
 }
 
-// One row and one panel of INT4 in scale groups.
-void RunGroups(const GroupArgs& t) {
+// One row of INT4 in scale groups.
+template <int kPanels>
+void RunGroupsOf(const GroupArgs& t) {
   // A group's scales lie far from the next one's: they are touched while the weights of the groups before are read.
   constexpr int64_t kGroupsAhead = 8;
   const auto touch_scales = [&t](int64_t g) {
@@ -334,22 +335,33 @@ void RunGroups(const GroupArgs& t) {
   for (int64_t g = 0; g < std::min(t.groups, kGroupsAhead); ++g) touch_scales(g);
   const auto* a = static_cast<const uint8_t*>(t.strip);
   const uint8_t* b = t.panel;
-  __m512 y = _mm512_setzero_ps();
+  __m512 y[kPanels];
   for (int64_t g = 0; g < t.groups; ++g) {
-    const float* const scales = t.scales + g * t.stride;
     touch_scales(g + kGroupsAhead);
-    __m512i sums = SumLines<DataType::kInt4>(a, b, t.group_lines, t.ahead_bytes);
-    sums = _mm512_sub_epi32(sums, _mm512_set1_epi32(t.offset * t.row_sums[g]));
-    if (t.correction != 0)
-      sums = _mm512_sub_epi32(sums,
-                              _mm512_mullo_epi32(_mm512_loadu_si512(t.column_sums + g * t.stride),
-                                                 _mm512_set1_epi32(t.correction)));
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scales));
-    y = g == 0 ? scaled : _mm512_add_ps(y, scaled);
+    const __m512i offset = _mm512_set1_epi32(t.offset * t.row_sums[g]);
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      const int64_t at = g * t.stride + 16 * p;
+      __m512i sums =
+          SumLines<DataType::kInt4>(a, b + p * t.panel_stride, t.group_lines, t.ahead_bytes);
+      sums = _mm512_sub_epi32(sums, offset);
+      if (t.correction != 0)
+        sums = _mm512_sub_epi32(sums, _mm512_mullo_epi32(_mm512_loadu_si512(t.column_sums + at),
+                                                         _mm512_set1_epi32(t.correction)));
+      const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(t.scales + at));
+      y[p] = g == 0 ? scaled : _mm512_add_ps(y[p], scaled);
+    }
     a += 4 * t.group_lines;
     b += t.group_lines * LineBytes<DataType::kInt4>();
   }
-  _mm512_storeu_ps(t.y, y);
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) _mm512_storeu_ps(t.y + 16 * p, y[p]);
+}
+
+// Two panels side by side are two streams, which are read faster than one.
+void RunGroups(const GroupArgs& t) {
+  if (t.panels == 2) RunGroupsOf<2>(t);
+  else RunGroupsOf<1>(t);
 }
 
 #ifdef QMATMUL_EMULATED
@@ -366,6 +378,9 @@ constexpr Operand kU8 = Operand::kU8, kS8 = Operand::kS8, kF32 = Operand::kF32;
 // reading the panels from L2 for each strip.
 constexpr int kBlockK = 4096;
 
+// Of a weight that streams past one strip, in bytes. Half of it leaves the tile waiting for memory.
+constexpr int64_t kPanelAheadMin = 4096;
+
 constexpr MicroKernel TileOf(const char* name, DataType weight, Operand operand,
                              void (*run)(const TileArgs&)) {
   return {.name = name,
@@ -380,7 +395,8 @@ constexpr MicroKernel TileOf(const char* name, DataType weight, Operand operand,
           .run = run,
           .ops = &kRowOps,
           .block_k = kBlockK,
-          .spreads = true};
+          .spreads = true,
+          .panel_ahead_min = kPanelAheadMin};
 }
 
 // INT8 has two: some processors stream one panel at a time faster, others two side by side.

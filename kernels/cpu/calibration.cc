@@ -149,7 +149,7 @@ double StreamNs(const MicroKernel& kernel, const CpuPackedWeight& weight, int64_
   const double ns = LeastNs(int(std::max<int64_t>((int64_t{4} << 20) / bytes, 1)), [&] {
     for (int64_t i = 0; i < tiles; ++i) {
       t.panel = weight.panel(0) + i * unit * t.panel_stride;
-      t.prefetch = t.panel + ahead / unit;
+      t.prefetch = t.panel + kernel.PanelAhead(ahead);
       kernel.run(t);
     }
   });

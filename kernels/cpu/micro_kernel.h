@@ -14,6 +14,7 @@
 //   tile    c[row * ldc + column], columns = 16 * panels; int32, or fp32 for float operands
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -60,6 +61,8 @@ struct TileArgs {
 struct GroupArgs {
   const void* strip;
   const uint8_t* panel;
+  int64_t panel_stride;  // bytes to the next panel
+  int panels;            // 1 or 2, side by side
   int64_t groups;
   int64_t group_lines;
   const int32_t* row_sums;  // of each group: Σ of the strip's values
@@ -72,7 +75,7 @@ struct GroupArgs {
   int32_t correction;
   int64_t ahead_bytes;   // lines that far ahead will be wanted next
   int64_t scales_ahead;  // scales of each group that will, from this panel's on
-  float* y;              // 16 results of numerics §2's sum over the groups: set
+  float* y;              // 16 results a panel of numerics §2's sum over the groups: set
 };
 
 // NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): the order is how a row of the table reads
@@ -110,12 +113,16 @@ struct MicroKernel {
   int place_alignment = 4;
   // Whether its tiles touch ahead by TileArgs::touch_period, so that the strips of a block share what comes next.
   bool spreads = false;
+  // How far ahead of each panel it touches at least, where a weight streams past a single strip.
+  int64_t panel_ahead_min = 0;
   // For one-row forms: all scale groups of a panel in one pass, their sums never leaving registers. May be null.
   void (*run_groups)(const GroupArgs&) = nullptr;
 
   // Whether it heeds TileArgs::column_sums: those do whose sums are always too large, and final.
   bool corrects() const { return operand == Operand::kU8 && !split(); }
   bool split() const { return add_outliers != nullptr; }
+  // How far ahead of each panel it touches, of `bytes` for all that stream side by side.
+  int64_t PanelAhead(int64_t bytes) const { return std::max(bytes * 16 / nr, panel_ahead_min); }
   bool fits(DataType weight_type, Arithmetic a) const {
     return weight == weight_type && arithmetic == a;
   }

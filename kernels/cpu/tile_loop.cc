@@ -342,7 +342,9 @@ class Loop {
     t.stride = weight.columns().stride;
     t.correction = packed_rows_[size_t(x.row_begin)].correction;
     t.ahead_bytes = x.of->ahead_bytes;
-    for (int64_t p = x.begin; p < x.end; ++p) {
+    t.panel_stride = weight.panel_bytes();
+    for (int64_t p = x.begin; p < x.end; p += t.panels) {
+      t.panels = p + 1 < x.end ? 2 : 1;
       t.panel = weight.panel(p);
       t.scales = weight.columns().scales + p * kPanelColumns;
       t.column_sums = weight.columns().group_sums + p * kPanelColumns;
@@ -378,7 +380,7 @@ class Loop {
     for (int64_t p = x.begin; p < x.end; p += unit)
       for (int64_t g = 0; g < packer_.groups(); ++g) {
         TileArgs t = Tile(x, strips_[x.strip_begin], p, g, 0);
-        t.prefetch += x.of->ahead_bytes / unit;
+        t.prefetch += kernel.PanelAhead(x.of->ahead_bytes);
         RunTile(kernel, t, true, scratch);
       }
   }
@@ -410,7 +412,8 @@ class Loop {
     const int64_t next_panel = unit * x.of->weight->panel_bytes();
     // Scale groups are taken across the panels: what comes next is the next panel's.
     if (group_wise()) return next_panel;
-    if (x.strip_end - x.strip_begin == 1 && kernel.passes == 1) return x.of->ahead_bytes / unit;
+    if (x.strip_end - x.strip_begin == 1 && kernel.passes == 1)
+      return kernel.PanelAhead(x.of->ahead_bytes);
     // What L2 holds is there soon enough.
     const int64_t weight_bytes = x.of->weight->panels() * x.of->weight->panel_bytes();
     if (kernel.spreads && weight_bytes <= L2CacheBytes() / 4 * 3) return 0;

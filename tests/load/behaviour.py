@@ -92,21 +92,17 @@ def peak_memory(machine):
 UNDER_VALGRIND = ("--threads", "1", "--disable-kernels", "cpu.amx_int8,cpu.avx512_vnni,cpu.avx_vnni")
 
 
-def _instructions(machine, metrics: str) -> float:
-    """Instructions of one small call by callgrind: a long run less a short one, so that the start does not count."""
-    totals = []
-    counts = (1000, 3000) if machine.quick else (2000, 8000)
-    for calls in counts:
-        out = machine.path(f"callgrind-{metrics}-{calls}")
-        server = machine.server("--metrics", metrics, *UNDER_VALGRIND, "--team-spin-us-max", "0", under=(
-            "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"))
-        weight = machine.register(server, "small", 64, 64)
-        clean(machine.bench(server.address, "--weight", weight, "--rows", 1, "--concurrency", 8, "--requests", calls,
-                            timeout=600))
-        server.stop()
-        with open(out, encoding="utf-8", errors="replace") as file:
-            totals.append(int(re.search(r"^(?:summary|totals): (\d+)", file.read(), re.M)[1]))
-    return (totals[1] - totals[0]) / (counts[1] - counts[0])
+def _instructions(machine, metrics: str, calls: int) -> int:
+    """Instructions of a server that answers so many small calls, by callgrind."""
+    out = machine.path(f"callgrind-{metrics}-{calls}")
+    server = machine.server("--metrics", metrics, *UNDER_VALGRIND, "--team-spin-us-max", "0", under=(
+        "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"))
+    weight = machine.register(server, "small", 64, 64)
+    clean(machine.bench(server.address, "--weight", weight, "--rows", 1, "--concurrency", 8, "--requests", calls,
+                        timeout=600))
+    server.stop()
+    with open(out, encoding="utf-8", errors="replace") as file:
+        return int(re.search(r"^(?:summary|totals): (\d+)", file.read(), re.M)[1])
 
 
 def metrics_cost(machine):
@@ -114,12 +110,19 @@ def metrics_cost(machine):
     if not shutil.which("valgrind"):
         raise NotAvailable("valgrind is not installed: apt-get install valgrind")
     machine.server(*UNDER_VALGRIND).stop()  # calibrates at full speed; the servers below read its file
-    # How calls meet on the sockets differs from run to run, and on a machine that stalls they wake each other more
-    # often, which only adds: the fewest of several, by turns.
-    rounds = [(_instructions(machine, "on"), _instructions(machine, "off")) for _ in range(1 if machine.quick else 3)]
-    on, off = (min(one[side] for one in rounds) for side in (0, 1))
+    # A call is a long run less a short one, so that the start does not count. How calls meet on the sockets differs from
+    # run to run, and on a machine that stalls they wake each other more often, which only adds: the fewest of several
+    # runs of each kind, by turns.
+    counts = (1000, 3000) if machine.quick else (2000, 8000)
+    totals = {(metrics, calls): [] for metrics in ("on", "off") for calls in counts}
+    for _ in range(1 if machine.quick else 3):
+        for kind, seen in totals.items():
+            seen.append(_instructions(machine, *kind))
+    on, off = ((min(totals[metrics, counts[1]]) - min(totals[metrics, counts[0]])) / (counts[1] - counts[0])
+               for metrics in ("on", "off"))
     yield "metrics_instructions", on / off - 1, "<= 0.01", {
-        "rounds_on_off": [[round(count) for count in one] for one in rounds], "by": "callgrind"}
+        "a_call_on_off": [round(on), round(off)], "by": "callgrind",
+        "totals": {f"{metrics}, {calls} calls": seen for (metrics, calls), seen in totals.items()}}
 
 
 def saturation(machine):

@@ -35,7 +35,7 @@ class RetryOptions:
     backoff_max_s: float = 2.0
     budget_max: float = 10.0
     budget_per_call: float = 0.1
-    sent_per_accepted: float = 1.5
+    sent_per_accepted: float = 1.25
     seed: Optional[int] = None
 
 
