@@ -1,6 +1,6 @@
 # Enables the language CUDA with the nvcc that deploy/install-deps --cuda installs, or else the machine's own.
 # The runtime is linked statically: the program starts without a driver, and finds no device then.
-file(GLOB toolkit ${CMAKE_SOURCE_DIR}/build/cuda-toolkit/lib/python3*/site-packages/nvidia/cu13)
+file(GLOB toolkit ${PROJECT_SOURCE_DIR}/build/cuda-toolkit/lib/python3*/site-packages/nvidia/cu13)
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   find_program(QMATMUL_NVCC nvcc HINTS ${toolkit}/bin PATHS /usr/local/cuda/bin)
   if(NOT QMATMUL_NVCC)

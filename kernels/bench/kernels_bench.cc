@@ -50,7 +50,7 @@ struct Settings {
 
 constexpr char kHelp[] =
     "kernels_bench [options]\n"
-    "  --shapes M,K,N;M,K,N…   default: the eleven shapes of the README's table\n"
+    "  --shapes M,K,N;M,K,N…   default: the first eleven shapes of the README's table\n"
     "  --threads 1,2           team sizes to measure, default 1\n"
     "  --kernel NAME           force one kernel\n"
     "  --weights KIND          uniform (default), gaussian, laplace or file:PATH (K * N int8)\n"
