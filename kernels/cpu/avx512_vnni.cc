@@ -1,6 +1,6 @@
 // AVX-512 VNNI: vpdpbusd multiplies four u8 by four s8 and adds to an int32 lane, never saturating
-// (vpdpbusds would). Activations are packed as a ^ 0x80 = a + 128; the epilogue takes 128 * colsum
-// off.
+// (vpdpbusds would). For INT8 weights activations are packed as a ^ 0x80 = a + 128, and 128 * colsum is
+// taken off: before the first line where all rows have the same correction, else by the epilogue.
 //
 // Register tile, 12 rows x 32 columns (two panels): zmm accumulators 12 x 2, two panel lines, one
 // broadcast. One 64-byte line of a panel is one zmm operand: 16 columns x 4 k.
@@ -383,20 +383,22 @@ constexpr int64_t kPanelAheadMin = 4096;
 
 constexpr MicroKernel TileOf(const char* name, DataType weight, Operand operand,
                              void (*run)(const TileArgs&)) {
-  return {.name = name,
-          .supported = Supported,
-          .weight = weight,
-          .arithmetic = kW8A8,
-          .operand = operand,
-          .mr = 12,
-          .nr = 32,
-          .kr = 4,
-          .rank = 40,
-          .run = run,
-          .ops = &kRowOps,
-          .block_k = kBlockK,
-          .spreads = true,
-          .panel_ahead_min = kPanelAheadMin};
+  return {
+      .name = name,
+      .supported = Supported,
+      .weight = weight,
+      .arithmetic = kW8A8,
+      .operand = operand,
+      .mr = 12,
+      .nr = 32,
+      .kr = 4,
+      .rank = 40,
+      .run = run,
+      .ops = &kRowOps,
+      .block_k = kBlockK,
+      .rows_apart_max = 8,  // the ways of a small L1; in scratch 2048 x 4096 x 4096 is 4 % faster
+      .spreads = true,
+      .panel_ahead_min = kPanelAheadMin};
 }
 
 // INT8 has two: some processors stream one panel at a time faster, others two side by side.

@@ -181,6 +181,7 @@ void MeasureStreams(const MicroKernel& kernel, const CpuPackedWeight& weight, do
     cost->ahead_bytes = ahead;
     least = ns;
   }
+  if (kernel.release != nullptr) kernel.release();
   if (kernel.mr > 1) return;
   cost->llc_line_ns = least;
   // Weights that L2 holds have short panels: another begins every few hundred lines.
@@ -365,8 +366,8 @@ std::string Calibration::Key(std::span<const MicroKernel* const> kernels) {
   dl_iterate_phdr(AppendBuildId, &build);
   char hash[32];
   std::snprintf(hash, sizeof hash, "%016llx", static_cast<unsigned long long>(Fnv(table)));
-  return CpuModelName() + " x" + std::to_string(UsableThreads()) + " build " + build + " kernels " +
-         hash;
+  return CpuModelName() + ' ' + CpuIdentity() + " x" + std::to_string(UsableThreads()) + " build " +
+         build + " kernels " + hash;
 }
 
 std::string Calibration::Print(const std::string& key) const {

@@ -31,8 +31,8 @@
 
 namespace qmatmul::cpu {
 
-// Weight bytes to touch ahead when they stream past a single strip, of all panels that stream side by side;
-// where it was not measured.
+// Weight bytes to touch ahead when they stream past a single strip, of all panels that stream side by side: where it was
+// not measured, what measurements are compared with, and the least for weights from DRAM.
 inline constexpr int64_t kAheadBytes = 4096;
 
 // What a kernel's time depends on.

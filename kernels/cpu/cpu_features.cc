@@ -98,6 +98,19 @@ std::string CpuModelName() {
   return "unknown processor";
 }
 
+std::string CpuIdentity() {
+  constexpr std::string_view kFields[] = {"cpu family",      "model\t",     "stepping",
+                                          "CPU implementer", "CPU variant", "CPU part",
+                                          "CPU revision"};
+  std::ifstream file("/proc/cpuinfo");
+  std::string identity;
+  for (std::string line; std::getline(file, line) && !line.empty();)  // of the first one
+    for (const std::string_view field : kFields)
+      if (line.starts_with(field)) identity += line.substr(line.find(':') + 2) + '.';
+  return identity + std::to_string(sysconf(_SC_LEVEL2_CACHE_SIZE)) + '.' +
+         std::to_string(sysconf(_SC_LEVEL3_CACHE_SIZE));
+}
+
 int UsableThreads() {
   int threads = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   cpu_set_t set;

@@ -26,6 +26,9 @@ CpuFeatures DetectCpuFeatures();
 
 // The processor's own name, for example "AMD EPYC 7B13".
 std::string CpuModelName();
+// What tells processors apart whose names are the same, as in virtual machines that hide them: family, model, stepping (or
+// ARM's part and revision) and the sizes of L2 and the last-level cache.
+std::string CpuIdentity();
 
 // Threads this process can really run at once: the least of the affinity mask and the cgroup's CPU
 // quota (rounded up), at least 1.

@@ -50,14 +50,15 @@ struct TileArgs {
   // Where not null, of the panels' columns: sums start from -correction * column_sums (MicroKernel::corrects).
   const int32_t* column_sums;
   int32_t correction;
-  const uint8_t* prefetch;  // lines that will be wanted next: one is touched a step
+  const uint8_t*
+      prefetch;  // lines that will be wanted next: one is touched a step, but see touch_period
   // Of those, since another strip's tile touches the rest; where passes > 1.
   bool touch_every_other;
   // Two lines of each panel are touched every so many pairs of lines; where the kernel spreads.
   int64_t touch_period = 1;
 };
 
-// One row and one panel of a weight with several scale groups.
+// One row and one or two panels of a weight with several scale groups.
 struct GroupArgs {
   const void* strip;
   const uint8_t* panel;
@@ -111,6 +112,9 @@ struct MicroKernel {
   int block_k = 0;
   // What its sums are aligned to, in bytes, where they are made in the requests' memory.
   int place_alignment = 4;
+  // Rows of a strip whose sums may be made in the requests' memory where they lie a multiple of 4 KiB apart, and so compete
+  // for the same lines of L1.
+  int rows_apart_max = kStripRowsMax;
   // Whether its tiles touch ahead by TileArgs::touch_period, so that the strips of a block share what comes next.
   bool spreads = false;
   // How far ahead of each panel it touches at least, where a weight streams past a single strip.

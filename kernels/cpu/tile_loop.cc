@@ -29,9 +29,6 @@ constexpr int64_t kPanelsInOrder = 8;
 constexpr int64_t kStepMacs = int64_t{1} << 18;
 // Strips that share what is touched ahead at most.
 constexpr int64_t kTouchingStripsMax = 16;
-// Rows of a tile whose sums may be made in the request's memory even where its rows lie a multiple of 4 KiB apart: they
-// compete for the same lines of L1, which has 8 ways or more.
-constexpr int kRowsInPlaceMax = 8;
 // Less than this is packed sooner than the clock is asked twice.
 constexpr int64_t kTimedBytesMin = int64_t{64} << 10;
 
@@ -275,8 +272,9 @@ class Loop {
     part.correction = w.kernel->corrects() ? CommonCorrection(part) : 0;
     part.place = finisher_.PlaceForSums(BlockOf(part, 0), &part.place_ldc);
     const auto alignment = static_cast<uintptr_t>(w.kernel->place_alignment);
+    const int64_t height = std::min<int64_t>(w.kernel->mr, part.row_end - part.row_begin);
     part.in_place = part.place != nullptr &&
-                    (w.kernel->mr <= kRowsInPlaceMax || part.place_ldc * 4 % 4096 != 0) &&
+                    (height <= w.kernel->rows_apart_max || part.place_ldc * 4 % 4096 != 0) &&
                     reinterpret_cast<uintptr_t>(part.place) % alignment == 0 &&
                     static_cast<uintptr_t>(part.place_ldc) * 4 % alignment == 0;
     return part;
@@ -445,7 +443,7 @@ class Loop {
       t.c = c + (strip.row_begin - x.row_begin) * x.ldc * 4;
       t.rows = strip.rows;
       t.prefetch = panel;
-      if (i < touching) t.prefetch += ahead + i * share_bytes;
+      if (i < touching && ahead != 0) t.prefetch += ahead + i * share_bytes;
       if (halved && i == 1) t.prefetch += ahead + line_bytes;
       RunTile(kernel, t, false, scratch);
     }
@@ -471,7 +469,7 @@ class Loop {
     const int64_t k = packer_.group_elements();
     if (group_wise()) return k;  // the block that numerics §5 names, too
     if (is_float()) return BlockKMax(kernel);
-    if (strips_.size() == 1) return kernel.passes == 1 ? k : kBlockKOneStrip;
+    if (strips_.size() == 1) return kernel.passes == 1 && !kernel.split() ? k : kBlockKOneStrip;
     int64_t block_k = BlockKMax(kernel);
     if (strips_.size() == 2 && kernel.block_k == 0) block_k = kBlockKTwoStrips;
     const int64_t blocks = (k + block_k - 1) / block_k;

@@ -2,7 +2,8 @@
 // tile, and finish each output in the caller's memory.
 //
 // Blocking, outermost first
-//   rows     a block of packed activations; one k-block of it stays within half the L2 cache
+//   rows     a block of packed activations: all of K where that leaves enough rows, else one k-block of it, within half
+//            the L2 cache
 //            (a team packs the next block while its last members are still at this one)
 //   weights  every weight of the lot reads the same packed block
 //   panels   split among the members of the team; each streams its own part of the weight

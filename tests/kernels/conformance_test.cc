@@ -217,9 +217,13 @@ TEST_P(Conformance, ExtremeValues) {
 
 TEST_P(Conformance, LongestK) {
   const int64_t k = kInnerMax;
-  for (Fill fill : {Fill::kLowest, Fill::kHighest, Fill::kRandom})
+  const std::array<std::pair<Fill, Fill>, 4> fills = {{{Fill::kLowest, Fill::kLowest},
+                                                       {Fill::kHighest, Fill::kHighest},
+                                                       {Fill::kHighest, Fill::kLowest},
+                                                       {Fill::kRandom, Fill::kRandom}}};
+  for (const auto& [weight_fill, fill] : fills)
     for (const int64_t m : {1, 2})  // one row takes all of K at once
-      Check(Case(ShapeName(m, k, 11), {Weight(k, 11, fill)}, {Activations(m, k, fill)}));
+      Check(Case(ShapeName(m, k, 11), {Weight(k, 11, weight_fill)}, {Activations(m, k, fill)}));
   if (weight_only()) return;
   // The longest with wide operands: 65,793 · 255 · −128 is 128 from the edge of int32.
   const int64_t wide = kInnerMaxWide;
@@ -256,6 +260,15 @@ TEST_P(ConformanceOfW8A8, SumsThatAreResults) {
     product.requests = {plain(9, 8), plain(9, 8)};
     product.requests[1].activations.zero_points = {-128};
     Check(product);
+  }
+  // Rows of a multiple of 4 KiB, of tall and of low strips.
+  for (const int64_t n : {1024, 1003}) {
+    ProductCase product = Case(ShapeName(0, k, n), {Weight(k, n, Fill::kRandom)}, {});
+    product.row_checks = false;
+    for (const int64_t rows : {4, 25}) {
+      product.requests = {plain(rows, (1024 - n) * 4)};
+      Check(product);
+    }
   }
 }
 
