@@ -161,11 +161,11 @@ double StreamNs(const MicroKernel& kernel, const CpuPackedWeight& weight, int64_
 void MeasureStreams(const MicroKernel& kernel, const CpuPackedWeight& weight, double llc_gbps,
                     KernelCost* cost) {
   const int rows = std::min(kernel.mr, 2);
-  const double read_ns = double(kLineValues * BitsOf(kernel.weight) / 8) / llc_gbps;
+  const double read_ns = double(kLineValues * BitsOf(kernel.weight)) / 8 / llc_gbps;
   const double line_ns = cost->line_ns[size_t(rows)];
-  constexpr double kLines = double(kStreamK / kLineK * kStreamN / kPanelColumns);
+  constexpr int64_t kLines = kStreamK / kLineK * kStreamN / kPanelColumns;
   // Unoptimised and watched code takes so long that nothing else would be done at a start.
-  if (kernel.split() || line_ns > 2 * read_ns || line_ns * kLines > kStreamNsMax) return;
+  if (kernel.split() || line_ns > 2 * read_ns || line_ns * double(kLines) > kStreamNsMax) return;
   Arena strip, sums;
   const size_t strip_bytes = size_t(kStreamK) * size_t(rows * ElementBytes(kernel.operand));
   const void* const a = std::memset(strip.Reserve(strip_bytes), 0, strip_bytes);
