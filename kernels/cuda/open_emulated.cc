@@ -3,7 +3,7 @@
 
 namespace qmatmul::cuda {
 
-std::vector<std::unique_ptr<Runtime>> OpenRuntimes(std::string* why_none) {
+std::vector<std::unique_ptr<Runtime>> OpenRuntimes(std::string* /*why_none*/) {
   EmulatedOptions options;
   options.order = simt::Order::kRandom;
   options.seed = 6;

@@ -159,7 +159,7 @@ Error EmulatedRuntime::Time(Stream stream, const std::function<Error()>& enqueue
   if (Error e = Synchronize(stream); !e.ok()) return e;
   const auto start = std::chrono::steady_clock::now();
   if (Error e = enqueue(); !e.ok()) return e;
-  const Error error = Synchronize(stream);
+  Error error = Synchronize(stream);
   *ns = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
   return error;
 }
