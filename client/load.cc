@@ -104,6 +104,7 @@ void SetUpProcess() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   // NOLINTEND(concurrency-mt-unsafe)
+  // A tenth of what a small call costs.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 }
 
@@ -356,8 +357,6 @@ struct LoadClient::Stream final : grpc::ClientBidiReactor<grpc::ByteBuffer, grpc
 
 LoadClient::LoadClient(LoadOptions options) : parts_(std::make_unique<Parts>(std::move(options))) {
   grpc_init();  // never shut down: see KeepGrpc in client.cc
-  // Debian's Abseil looks for deadlocks at every lock of gRPC's: a tenth of what a small call costs.
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const int limit =
       static_cast<int>(std::clamp<int64_t>(parts_->options.message_bytes_max, 1, INT32_MAX));
   const int count = std::clamp(parts_->options.connections, 1, kConnectionsMax);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <fstream>
 #include <string>
+#include <string_view>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -73,6 +74,18 @@ int64_t ReadNumber(const char* path, int64_t otherwise) {
   return file >> value ? value : otherwise;
 }
 
+// What /proc/cpuinfo says of a field of the first processor; empty where it says nothing.
+std::string CpuInfo(std::string_view field) {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line) && !line.empty();) {
+    const size_t colon = line.find(": ");
+    if (colon == std::string::npos) continue;
+    if (line.substr(0, line.find_last_not_of("\t ", colon - 1) + 1) == field)
+      return line.substr(colon + 2);
+  }
+  return {};
+}
+
 }  // namespace
 
 std::vector<std::string> CpuFeatures::Names() const {
@@ -89,24 +102,15 @@ std::vector<std::string> CpuFeatures::Names() const {
 CpuFeatures DetectCpuFeatures() { return Detect(); }
 
 std::string CpuModelName() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) != 0 && line.rfind("CPU part", 0) != 0) continue;
-    const size_t colon = line.find(": ");
-    if (colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown processor";
+  const std::string name = CpuInfo("model name"), part = CpuInfo("CPU part");
+  return !name.empty() ? name : !part.empty() ? part : "unknown processor";
 }
 
 std::string CpuIdentity() {
-  constexpr std::string_view kFields[] = {"cpu family",      "model\t",     "stepping",
-                                          "CPU implementer", "CPU variant", "CPU part",
-                                          "CPU revision"};
-  std::ifstream file("/proc/cpuinfo");
   std::string identity;
-  for (std::string line; std::getline(file, line) && !line.empty();)  // of the first one
-    for (const std::string_view field : kFields)
-      if (line.starts_with(field)) identity += line.substr(line.find(':') + 2) + '.';
+  for (const std::string_view field : {"cpu family", "model", "stepping", "CPU implementer",
+                                       "CPU variant", "CPU part", "CPU revision"})
+    identity += CpuInfo(field) + '.';
   return identity + std::to_string(sysconf(_SC_LEVEL2_CACHE_SIZE)) + '.' +
          std::to_string(sysconf(_SC_LEVEL3_CACHE_SIZE));
 }

@@ -50,8 +50,8 @@ struct TileArgs {
   // Where not null, of the panels' columns: sums start from -correction * column_sums (MicroKernel::corrects).
   const int32_t* column_sums;
   int32_t correction;
-  const uint8_t*
-      prefetch;  // lines that will be wanted next: one is touched a step, but see touch_period
+  // Lines that will be wanted next: one is touched a step, but see touch_period.
+  const uint8_t* prefetch;
   // Of those, since another strip's tile touches the rest; where passes > 1.
   bool touch_every_other;
   // Two lines of each panel are touched every so many pairs of lines; where the kernel spreads.

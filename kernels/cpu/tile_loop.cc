@@ -431,7 +431,8 @@ class Loop {
     const uint8_t* const panel = t.panel;
     auto* const c = static_cast<std::byte*>(t.c);
     const int64_t line_bytes = x.of->weight->line_bytes();
-    const int64_t touching = kernel.spreads ? std::min(strips, kTouchingStripsMax) : 1;
+    const int64_t touching =
+        kernel.spreads && ahead != 0 ? std::min(strips, kTouchingStripsMax) : 1;
     t.touch_every_other = halved;
     t.touch_period = touching;
     t.prefetch = panel + ahead;
@@ -443,7 +444,7 @@ class Loop {
       t.c = c + (strip.row_begin - x.row_begin) * x.ldc * 4;
       t.rows = strip.rows;
       t.prefetch = panel;
-      if (i < touching && ahead != 0) t.prefetch += ahead + i * share_bytes;
+      if (i < touching) t.prefetch += ahead + i * share_bytes;
       if (halved && i == 1) t.prefetch += ahead + line_bytes;
       RunTile(kernel, t, false, scratch);
     }
